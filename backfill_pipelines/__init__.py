@@ -1,0 +1,1 @@
+"""Backfills between SaaS systems and Postgres, as one Dagster code location."""

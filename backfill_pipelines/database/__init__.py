@@ -1,0 +1,1 @@
+"""Tables and migrations of the schema `backfill`, bulk writes, and the embedded Postgres server."""

@@ -1,0 +1,1 @@
+"""Reports over what the backfills have written."""

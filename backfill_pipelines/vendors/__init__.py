@@ -1,0 +1,1 @@
+"""Transport, quota and one client per vendor. Knows nothing of backfills."""
