@@ -1,0 +1,176 @@
+"""What a backfill is: the contract between one file in `backfills/` and the engine.
+
+Belongs here: the protocol, and the plain values that pass through it. Does not belong here: anything that does
+something (`partition_run.py` does it, in order).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast
+from uuid import UUID
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Engine
+
+from backfill_pipelines.engine.record_by_record import RecordTarget
+from backfill_pipelines.engine.set_based import SetBasedTarget
+from backfill_pipelines.errors import InterruptedRunError
+from backfill_pipelines.registry import Registry
+
+_Resource = TypeVar("_Resource")
+
+
+class RunOptions(BaseModel):
+    """What a run may be asked for, whatever the backfill. A backfill adds its own by subclassing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_records: int | None = Field(
+        default=None, ge=1, description="Load at most this many creates and updates per partition; the rest waits."
+    )
+    fresh: bool = Field(default=False, description="Start anew instead of going on with an interrupted run.")
+
+
+class SharedResources:
+    """Resources that all partitions of a process share, each opened once, whoever asks first: clients, quotas, lists.
+
+    Lives on the event loop; not for threads.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: dict[object, asyncio.Task[Any]] = {}
+        self._closers: list[Callable[[], Awaitable[None]]] = []
+
+    async def get(self, key: object, make: Callable[[], Awaitable[_Resource]]) -> _Resource:
+        """Return the resource, made on the first call; who asks meanwhile waits for the same one.
+
+        A failure is told to everyone who waits and then forgotten, so that a retry makes it anew.
+        """
+        task = self._tasks.get(key)
+        if task is None:
+            task = asyncio.ensure_future(make())
+            self._tasks[key] = task
+        try:
+            # Shielded: one partition that is cancelled must not cancel what the others wait for.
+            return cast(_Resource, await asyncio.shield(task))
+        except BaseException:
+            if task.done() and (task.cancelled() or task.exception() is not None) and self._tasks.get(key) is task:
+                del self._tasks[key]
+            raise
+
+    def on_close(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Have something closed when the process is done, last one first."""
+        self._closers.append(close)
+
+    async def close(self) -> None:
+        """Close what was opened."""
+        for close in reversed(self._closers):
+            await close()
+        self._closers.clear()
+        self._tasks.clear()
+
+
+class Progress(Protocol):
+    """Where a run tells how far it is. Called from any thread; numbers and keys only."""
+
+    def report(self, partition_key: str, step: str, done: int, total: int | None) -> None:
+        """`done` of `total` units (pages, rows) of a step of a partition; `total` is None while unknown."""
+
+
+@dataclass(kw_only=True)
+class Scope:
+    """One partition at work: what the four steps of a backfill get to see."""
+
+    backfill: str
+    partition_key: str
+    registry: Registry
+    engine: Engine
+    shared: SharedResources
+    options: RunOptions
+    progress: Progress
+    stop: threading.Event
+    run_id: UUID
+    require_lock: Callable[[], None]
+    """Raises where the partition's lock was lost."""
+    warnings: set[str] = field(default_factory=set)
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Counted reasons of the extraction that are no plan rows."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """The backfill's own figures; nothing personal."""
+
+    def safe_point(self) -> None:
+        """Stop here if somebody asked for it: everything done so far is committed."""
+        if self.stop.is_set():
+            raise InterruptedRunError(
+                "interrupted", f"Stopped on request; run {self.backfill} for {self.partition_key} again to go on from here."
+            )
+
+    def report(self, step: str, done: int, total: int | None) -> None:
+        """Tell how far a step is."""
+        self.progress.report(self.partition_key, step, done, total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconciliation:
+    """Source against target, as counts of records by key; ids at most, never values."""
+
+    equal: int
+    missing: int
+    extra: int
+    different: int
+    explained: int = 0
+    """Records that differ because a plan rejected them or left them as a conflict."""
+    passed: bool
+    examples: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Up to 20 source ids each of what is missing, extra or different."""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    """The backfill's own figures of the comparison."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a backfill's plan function says: how many source records it looked at, and the rows."""
+
+    source: int
+    frames: Iterable[pd.DataFrame]
+    """Frames with `PLAN_COLUMNS`, sorted by key over all frames; consumed once."""
+
+
+class Backfill(Protocol):
+    """A backfill. Its steps are called in the order below, each for one partition."""
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+    source_asset: ClassVar[str]
+    target_asset: ClassVar[str]
+    kinds: ClassVar[Mapping[Literal["source", "plan", "target"], set[str]]]
+    partition_kind: ClassVar[Literal["client", "workspace"]]
+    options_model: ClassVar[type[RunOptions]]
+    schedule: ClassVar[str]
+    """Cron expression (UTC) of its schedule, which starts stopped."""
+
+    def partition_keys(self, registry: Registry) -> Sequence[str]:
+        """The partitions that the registry gives this backfill, in its order."""
+
+    def preflight(self, scope: Scope) -> None:
+        """Raise `ConfigurationError` for whatever would keep the partition from running. Reads only."""
+
+    async def extract(self, scope: Scope) -> None:
+        """Land the source, from the cursor on; prove whose data it is."""
+
+    def plan(self, scope: Scope) -> Plan:
+        """Say what to do, from what is landed and what is in the target. Reads only."""
+
+    def target(self, scope: Scope) -> SetBasedTarget | RecordTarget:
+        """What executes the plan's rows, and takes them back."""
+
+    def verify(self, scope: Scope) -> Reconciliation:
+        """Compare what is landed with the target, read again."""
+
+    def compare_partitions(self, engine: Engine, registry: Registry) -> Mapping[str, str]:
+        """Look over all partitions at once; a warning code by partition key for those that cannot all be right."""

@@ -1,0 +1,162 @@
+"""The journal: what became of each row of a plan.
+
+Belongs here: reading the rows that are still to do and writing their outcomes into `backfill.change`. Does not belong
+here: doing them (`load.py`, `undo.py`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ARRAY, Connection, Integer, cast, func, select, text
+from sqlalchemy import any_
+
+from backfill_pipelines.database.tables import change
+from backfill_pipelines.engine.plan import EXECUTED
+
+
+class ChangeState(StrEnum):
+    """How a plan row stands; rows that are not executed stay `planned`."""
+
+    PLANNED = "planned"
+    APPLIED = "applied"
+    CONFLICT = "conflict"
+    FAILED = "failed"
+    UNDONE = "undone"
+
+
+STALE = "stale"
+"""The code of a record that moved between plan and load: a conflict, never an overwrite."""
+CHANGED_SINCE = "changed_since"
+"""The code of an applied change that undo leaves, because somebody has changed the record since."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A row of `backfill.change`, as the record-by-record way of loading sees it."""
+
+    seq: int
+    target: str
+    record_key: str
+    action: str
+    reason: str | None
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+    record_id: str | None
+    attempted: bool
+
+    def __repr__(self) -> str:
+        """Name the row without its values: those are personal."""
+        return f"Change(seq={self.seq}, target={self.target!r}, action={self.action!r})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one row: a state, a code where it is not `applied` or `undone`, and the target's record id."""
+
+    seq: int
+    state: ChangeState
+    error_code: str | None = None
+    record_id: str | None = None
+
+
+def remaining_rows(connection: Connection, run_id: UUID, *, limit: int | None) -> list[int]:
+    """The numbers (`seq`) of the rows that are planned and not yet executed, in order."""
+    statement = (
+        select(change.c.seq)
+        .where(
+            change.c.run_id == run_id, change.c.state == ChangeState.PLANNED, change.c.action.in_(EXECUTED)
+        )
+        .order_by(change.c.seq)
+        .limit(limit)
+    )
+    return list(connection.scalars(statement))
+
+
+def applied_rows(connection: Connection, run_id: UUID) -> list[int]:
+    """The numbers of the rows that a run has applied and that are not undone, last one first."""
+    statement = (
+        select(change.c.seq)
+        .where(change.c.run_id == run_id, change.c.state == ChangeState.APPLIED)
+        .order_by(change.c.seq.desc())
+    )
+    return list(connection.scalars(statement))
+
+
+def executed_count(connection: Connection, run_id: UUID) -> int:
+    """How many rows of a run have an outcome already."""
+    statement = select(func.count()).where(
+        change.c.run_id == run_id, change.c.state != ChangeState.PLANNED, change.c.action.in_(EXECUTED)
+    )
+    return connection.scalar(statement) or 0
+
+
+def outcome_counts(connection: Connection, run_id: UUID) -> tuple[dict[str, int], dict[str, int]]:
+    """Executed rows by state, and by error code."""
+    states: dict[str, int] = {}
+    codes: dict[str, int] = {}
+    statement = (
+        select(change.c.state, change.c.error_code, func.count())
+        .where(change.c.run_id == run_id, change.c.action.in_(EXECUTED))
+        .group_by(change.c.state, change.c.error_code)
+    )
+    for state, code, count in connection.execute(statement):
+        states[state] = states.get(state, 0) + count
+        if code is not None:
+            codes[code] = codes.get(code, 0) + count
+    return states, codes
+
+
+def undo_codes(connection: Connection, run_id: UUID, seqs: Sequence[int]) -> Counter[str | None]:
+    """How many of these rows, all applied before an undo, came to each code; None counts those that were undone."""
+    statement = (
+        select(change.c.state, change.c.error_code, func.count())
+        .where(change.c.run_id == run_id, change.c.seq == any_(list(seqs)))
+        .group_by(change.c.state, change.c.error_code)
+    )
+    counts: Counter[str | None] = Counter()
+    for state, code, count in connection.execute(statement):
+        counts[None if state == ChangeState.UNDONE else code or CHANGED_SINCE] += count
+    return counts
+
+
+def read_changes(connection: Connection, run_id: UUID, seqs: Sequence[int]) -> list[Change]:
+    """The rows with these numbers, in the order of the numbers given."""
+    statement = select(
+        change.c.seq, change.c.target, change.c.record_key, change.c.action, change.c.reason, change.c.before,
+        change.c.after, change.c.record_id, change.c.attempted_at.is_not(None).label("attempted"),
+    ).where(change.c.run_id == run_id, change.c.seq == any_(list(seqs)))
+    found = {row.seq: Change(**row._mapping) for row in connection.execute(statement)}
+    return [found[seq] for seq in seqs]
+
+
+def mark_attempted(connection: Connection, run_id: UUID, seqs: Sequence[int]) -> None:
+    """Note, before it happens, that these rows are about to leave for a system outside this database."""
+    connection.execute(
+        text("UPDATE backfill.change SET attempted_at = now() WHERE run_id = :run_id AND seq = ANY(:seqs)"),
+        {"run_id": run_id, "seqs": list(seqs)},
+    )
+
+
+def write_outcomes(connection: Connection, run_id: UUID, outcomes: Sequence[Outcome]) -> None:
+    """Journal outcomes, in one statement."""
+    connection.execute(
+        text(
+            "UPDATE backfill.change AS c SET state = o.state, error_code = o.error_code, applied_at = now(),"
+            " record_id = coalesce(o.record_id, c.record_id)"
+            " FROM unnest(CAST(:seqs AS int[]), CAST(:states AS text[]), CAST(:codes AS text[]), CAST(:ids AS text[]))"
+            " AS o(seq, state, error_code, record_id) WHERE c.run_id = :run_id AND c.seq = o.seq"
+        ),
+        {
+            "run_id": run_id,
+            "seqs": [o.seq for o in outcomes],
+            "states": [str(o.state) for o in outcomes],
+            "codes": [o.error_code for o in outcomes],
+            "ids": [o.record_id for o in outcomes],
+        },
+    )

@@ -1,0 +1,280 @@
+"""One partition through the four steps: extract, plan, load, verify; and what becomes of it when a step fails.
+
+Belongs here: the order of the steps, the partition's lock, resuming, retries inside the run, and turning any failure
+into a state and a code. Does not belong here: Dagster (`dagster_adapter.py`) and what the steps do (the backfills).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from backfill_pipelines.engine.backfill import Backfill, Reconciliation, RunOptions, Scope
+from backfill_pipelines.engine.journal import ChangeState, executed_count, outcome_counts
+from backfill_pipelines.engine.ledger import Ledger, Mode, Request, Run
+from backfill_pipelines.engine.plan import Action, store_plan
+from backfill_pipelines.engine.record_by_record import RecordLoad, RecordTarget
+from backfill_pipelines.engine.runtime import Runtime
+from backfill_pipelines.engine.set_based import load_set_based, sqlstate_of
+from backfill_pipelines.errors import BackfillError, ErrorCategory, RefusedError, TransientError
+
+_log = logging.getLogger(__name__)
+
+RETRY_DELAYS = (2.0, 10.0)
+"""Seconds before a partition is tried again inside its run, after a failure that may pass. The transport has by then
+retried each call for about a minute; this is for what takes a little longer, such as a database that restarts."""
+
+_ANALYZE_ABOVE = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """Which of the steps are asked for: all three are a run, without `load` it is a dry run."""
+
+    extract: bool = True
+    plan: bool = True
+    load: bool = True
+
+    @property
+    def mode(self) -> Mode:
+        """How the ledger calls it."""
+        return Mode.LOAD if self.load else Mode.PLAN
+
+
+async def run_partition(
+    runtime: Runtime,
+    backfill: Backfill,
+    partition_key: str,
+    *,
+    steps: Steps,
+    options: RunOptions,
+    dagster_run_id: str | None,
+    root_run_id: str | None,
+) -> Run:
+    """Take one partition through the steps; returns its row of `backfill.run`. Never raises for a failed partition."""
+    request = Request(
+        backfill=backfill.name,
+        partition_key=partition_key,
+        mode=steps.mode,
+        dagster_run_id=dagster_run_id,
+        root_run_id=root_run_id,
+        fresh=options.fresh,
+        options=options.model_dump(mode="json", exclude_defaults=True),
+    )
+    ledger = runtime.ledger
+    finished = await asyncio.to_thread(ledger.finished_in_group, request)
+    if finished is not None:
+        return finished
+    return await holding_partition(
+        runtime, request, lambda: _opened(runtime, backfill, request, steps=steps, options=options)
+    )
+
+
+async def holding_partition(runtime: Runtime, request: Request, work: Callable[[], Awaitable[Run]]) -> Run:
+    """Do the work while holding the partition's lock, or record that it was refused because another holds it."""
+    name = lock_name(request.backfill, request.partition_key)
+    if not await asyncio.to_thread(runtime.locks.try_acquire, name):
+        error = RefusedError(
+            "already_running",
+            f"Another run of {request.backfill} is at work on {request.partition_key}; "
+            "wait for it to end, or stop it, and run again.",
+        )
+        return await asyncio.to_thread(runtime.ledger.refuse, request, error, now=datetime.now(UTC))
+    try:
+        return await work()
+    finally:
+        await asyncio.to_thread(runtime.locks.release, name)
+
+
+def lock_name(backfill: str, partition_key: str) -> str:
+    """The name of a partition's advisory lock."""
+    return f"backfill/{backfill}/{partition_key}"
+
+
+async def _opened(
+    runtime: Runtime, backfill: Backfill, request: Request, *, steps: Steps, options: RunOptions
+) -> Run:
+    ledger, now = runtime.ledger, datetime.now(UTC)
+    if steps.load and not steps.plan:
+        try:
+            run = await asyncio.to_thread(ledger.open_newest_plan, request, now=now)
+        except BackfillError as error:
+            run = await asyncio.to_thread(ledger.open_side_run, request, now=now)
+            return await asyncio.to_thread(ledger.fail, run, error, now=now)
+        executed_before = 0
+    else:
+        run = await asyncio.to_thread(ledger.open_run, request, now=now)
+        executed_before = await asyncio.to_thread(_executed, runtime, run)
+    scope = runtime.scope(backfill, request.partition_key, options=options, run_id=run.id)
+    error = await guarded(lambda: _steps(runtime, backfill, scope, run, steps, executed_before), scope=scope)
+    await asyncio.to_thread(_record_counts, runtime, scope, run)
+    finish = (
+        (lambda: ledger.succeed(run, now=datetime.now(UTC), keep_extraction=not steps.plan and not steps.load))
+        if error is None
+        else (lambda: ledger.fail(run, error, now=datetime.now(UTC)))
+    )
+    return await asyncio.to_thread(finish)
+
+
+async def guarded(work: Callable[[], Awaitable[None]], *, scope: Scope) -> BackfillError | None:
+    """Do the work, again after a pause where the failure may pass; return the failure that remains.
+
+    Every step goes on from what is committed, so doing all of them again repeats nothing.
+    """
+    for delay in (*RETRY_DELAYS, None):
+        try:
+            await work()
+        except Exception as caught:  # noqa: BLE001 - one partition's defect must not take the others with it
+            error = as_backfill_error(caught)
+        else:
+            return None
+        if error.category is not ErrorCategory.TRANSIENT or delay is None or scope.stop.is_set():
+            return error
+        _log.warning(
+            "%s %s: %s, trying again in %.0f s", scope.backfill, scope.partition_key, error.code, delay
+        )
+        await asyncio.to_thread(scope.stop.wait, delay * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, not a secret
+    raise AssertionError("the last delay is None")
+
+
+def as_backfill_error(caught: Exception) -> BackfillError:
+    """Give any failure a code and a sentence without values: a driver's text quotes the row it failed on."""
+    if isinstance(caught, BackfillError):
+        return caught
+    if isinstance(caught, DBAPIError):
+        sqlstate = sqlstate_of(caught)
+        if caught.connection_invalidated or not sqlstate or sqlstate.startswith(("08", "53", "57")):
+            return TransientError(
+                "database_unavailable", f"The database went away (SQLSTATE {sqlstate or 'none'}); run again to go on."
+            )
+        return _internal(caught, f"the database refused a statement of ours (SQLSTATE {sqlstate})")
+    return _internal(caught, type(caught).__name__)
+
+
+def _internal(caught: Exception, what: str) -> BackfillError:
+    frames = traceback.extract_tb(caught.__traceback__)
+    ours = [frame for frame in frames if "backfill_pipelines" in frame.filename] or list(frames)
+    place = f"{ours[-1].filename.rpartition('backfill_pipelines/')[2]}:{ours[-1].lineno}" if ours else "unknown place"
+    error = BackfillError(
+        "internal_error", f"A defect of backfill_pipelines: {what} at {place}; please report it with this line."
+    )
+    error.category = ErrorCategory.INTERNAL
+    return error
+
+
+async def _steps(
+    runtime: Runtime, backfill: Backfill, scope: Scope, run: Run, steps: Steps, executed_before: int
+) -> None:
+    await asyncio.to_thread(backfill.preflight, scope)
+    if not await asyncio.to_thread(_has_plan, runtime, run):
+        # A plan without its extraction is made from what an earlier run landed; `extract` then finds its cursor done.
+        await backfill.extract(scope)
+        if steps.plan:
+            scope.safe_point()
+            await asyncio.to_thread(_plan, runtime, backfill, scope)
+    if steps.load:
+        scope.require_lock()
+        limit = scope.options.max_records
+        await load(runtime, backfill, scope, limit=None if limit is None else max(0, limit - executed_before))
+        if steps.plan:
+            scope.report("verify", 0, None)
+            reconciliation = await asyncio.to_thread(backfill.verify, scope)
+            await asyncio.to_thread(runtime.ledger.record, run.id, verification=as_json(reconciliation))
+
+
+def as_json(reconciliation: Reconciliation) -> dict[str, Any]:
+    """The form in which a comparison is stored in `backfill.run.verification`."""
+    return asdict(reconciliation)
+
+
+def _has_plan(runtime: Runtime, run: Run) -> bool:
+    current = runtime.ledger.get(run.id)
+    return current is not None and current.planned_at is not None
+
+
+def _plan(runtime: Runtime, backfill: Backfill, scope: Scope) -> None:
+    scope.report("plan", 0, None)
+    plan = backfill.plan(scope)
+    with runtime.engine.begin() as connection:
+        # A plan that an earlier attempt stored half is not there: rows and hash commit together.
+        stored = store_plan(
+            connection, run_id=scope.run_id, frames=plan.frames,
+            store_skips=scope.registry.store_skips(backfill.name, scope.partition_key),
+        )
+        reasons = dict(stored.reasons)
+        for code, count in scope.reasons.items():
+            reasons[code] = reasons.get(code, 0) + count
+        runtime.ledger.record_plan(
+            connection,
+            scope.run_id,
+            plan_hash=stored.plan_hash,
+            counts={"source": plan.source, **{action: stored.actions.get(action, 0) for action in Action}},
+            reasons=reasons,
+            now=datetime.now(UTC),
+        )
+        # The planner knows nothing of rows that came a moment ago; without this it scans the table for every batch.
+        if sum(stored.actions.values()) > _ANALYZE_ABOVE:
+            connection.execute(text("ANALYZE backfill.change"))
+
+
+async def load(runtime: Runtime, backfill: Backfill, scope: Scope, *, limit: int | None) -> None:
+    """Execute the stored plan's remaining rows, by whichever of the two ways the backfill's target has."""
+    target = await asyncio.to_thread(backfill.target, scope)
+
+    def progress(done: int, total: int) -> None:
+        scope.report("load", done, total)
+
+    if isinstance(target, RecordTarget):
+        await RecordLoad(
+            engine=runtime.engine, run_id=scope.run_id, target=target, safe_point=scope.safe_point, progress=progress
+        ).load(limit=limit)
+    else:
+        await asyncio.to_thread(
+            load_set_based, runtime.engine, scope.run_id, target, limit=limit, safe_point=scope.safe_point,
+            progress=progress,
+        )
+
+
+def _executed(runtime: Runtime, run: Run) -> int:
+    with runtime.engine.connect() as connection:
+        return executed_count(connection, run.id)
+
+
+def _record_counts(runtime: Runtime, scope: Scope, run: Run) -> None:
+    current = runtime.ledger.get(run.id) or run
+    with runtime.engine.connect() as connection:
+        states, codes = outcome_counts(connection, run.id)
+    counts, reasons = with_outcomes(current.planned_counts, current.planned_reasons, states, codes)
+    runtime.ledger.record(
+        run.id,
+        counts=counts,
+        reasons=reasons,
+        warnings=sorted({*current.warnings, *scope.warnings}),
+        details={**current.details, **scope.details},
+    )
+
+
+def with_outcomes(
+    planned: Mapping[str, int], reasons: Mapping[str, int], states: Mapping[str, int], codes: Mapping[str, int]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Add what became of a plan's rows to its counts. Pure.
+
+    A record that moved since the plan is one more conflict, not a failure; `create` and `update` stay the plan's.
+    """
+    counts = {name: planned.get(name, 0) for name in ("source", *Action)}
+    counts["conflict"] += states.get(ChangeState.CONFLICT, 0)
+    counts["applied"] = states.get(ChangeState.APPLIED, 0)
+    counts["failed"] = states.get(ChangeState.FAILED, 0)
+    merged = dict(reasons)
+    for code, count in codes.items():
+        merged[code] = merged.get(code, 0) + count
+    return counts, merged

@@ -1,0 +1,188 @@
+"""The first way of loading: set-based, into a table of the same database as the ledger.
+
+Belongs here: walking a plan's rows in batches, each batch one transaction that writes the target *and* its journal, so
+that no crash can come between the two; halving a batch that one bad row refuses. Does not belong here: the statements
+(`sql_target.py` builds the usual ones; a backfill may bring its own).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Protocol
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from backfill_pipelines.engine.journal import (
+    CHANGED_SINCE,
+    ChangeState,
+    Outcome,
+    applied_rows,
+    remaining_rows,
+    undo_codes,
+    write_outcomes,
+)
+from backfill_pipelines.errors import DataError, TransientError
+
+# Deadlock, serialization failure, lock timeout: the batch was rolled back whole and may simply be tried again.
+_RETRIED_SQLSTATES = {"40001", "40P01", "55P03"}
+# The row's own fault: bad data, a broken constraint, a trigger that raised, a view's or a policy's check.
+_ROW_SQLSTATE_CLASSES = ("22", "23", "44", "P0")
+_UNAVAILABLE_SQLSTATE_CLASSES = ("08", "53", "57")
+
+
+class SetBasedTarget(Protocol):
+    """What a backfill brings to load, and to undo, a range of plan rows in the caller's transaction."""
+
+    batch_rows: int
+    """How many plan rows go into one transaction: locks are held that long."""
+
+    def apply(self, connection: Connection, run_id: UUID, first: int, last: int) -> None:
+        """Execute the rows `first <= seq <= last` that are still planned, and journal every one of them."""
+
+    def undo(self, connection: Connection, run_id: UUID, first: int, last: int) -> None:
+        """Take back the rows `first <= seq <= last` that are applied, and journal every one of them."""
+
+    def refusal(self, error: DBAPIError) -> tuple[ChangeState, str]:
+        """What a single row becomes that the database refuses: `conflict` or `failed`, and a code."""
+
+
+def load_set_based(
+    engine: Engine,
+    run_id: UUID,
+    target: SetBasedTarget,
+    *,
+    limit: int | None,
+    safe_point: Callable[[], None],
+    progress: Callable[[int, int], None],
+) -> None:
+    """Execute the rows of a stored plan that are still planned, at most `limit` of them.
+
+    Between two batches `safe_point` may raise to stop; what is applied stays applied and journalled. Raises
+    `TransientError("database_unavailable")` and `DataError("target_refused")` where the whole target, not a row, is the
+    matter.
+    """
+    with engine.connect() as connection:
+        seqs = remaining_rows(connection, run_id, limit=limit)
+    done = 0
+    for start in range(0, len(seqs), target.batch_rows):
+        safe_point()
+        batch = seqs[start : start + target.batch_rows]
+        _apply(engine, run_id, target, batch)
+        done += len(batch)
+        progress(done, len(seqs))
+
+
+def undo_set_based(
+    engine: Engine,
+    run_id: UUID,
+    target: SetBasedTarget,
+    *,
+    dry_run: bool,
+    safe_point: Callable[[], None],
+    progress: Callable[[int, int], None],
+) -> Counter[str | None]:
+    """Take back the applied rows of a run, last one first; a row changed since stays `applied` with a code.
+
+    Returns how many rows came to each code; None is the code of those that were undone. With `dry_run` every batch is
+    rolled back after it was counted.
+    """
+    with engine.connect() as connection:
+        seqs = applied_rows(connection, run_id)
+    codes: Counter[str | None] = Counter()
+    done = 0
+    for start in range(0, len(seqs), target.batch_rows):
+        safe_point()
+        batch = sorted(seqs[start : start + target.batch_rows])
+        codes += _undo(engine, run_id, target, batch, dry_run=dry_run)
+        done += len(batch)
+        progress(done, len(seqs))
+    return codes
+
+
+def _apply(engine: Engine, run_id: UUID, target: SetBasedTarget, seqs: Sequence[int]) -> None:
+    error = _try(engine, lambda connection: target.apply(connection, run_id, seqs[0], seqs[-1]))
+    if error is None:
+        return
+    if len(seqs) == 1:
+        state, code = target.refusal(error)
+        _journal(engine, run_id, Outcome(seq=seqs[0], state=state, error_code=code))
+        return
+    middle = len(seqs) // 2
+    _apply(engine, run_id, target, seqs[:middle])
+    _apply(engine, run_id, target, seqs[middle:])
+
+
+def _undo(
+    engine: Engine, run_id: UUID, target: SetBasedTarget, seqs: Sequence[int], *, dry_run: bool
+) -> Counter[str | None]:
+    codes: Counter[str | None] = Counter()
+
+    def work(connection: Connection) -> None:
+        target.undo(connection, run_id, seqs[0], seqs[-1])
+        codes.update(undo_codes(connection, run_id, seqs))
+
+    if _try(engine, work, keep=not dry_run) is None:
+        return codes
+    codes.clear()
+    if len(seqs) == 1:
+        # Something else has come to depend on the row (a foreign key, usually): it stays, and stays ours to undo.
+        if not dry_run:
+            _journal(engine, run_id, Outcome(seq=seqs[0], state=ChangeState.APPLIED, error_code=CHANGED_SINCE))
+        codes[CHANGED_SINCE] += 1
+        return codes
+    middle = len(seqs) // 2
+    later = _undo(engine, run_id, target, seqs[middle:], dry_run=dry_run)
+    return later + _undo(engine, run_id, target, seqs[:middle], dry_run=dry_run)
+
+
+def _journal(engine: Engine, run_id: UUID, outcome: Outcome) -> None:
+    with engine.begin() as connection:
+        write_outcomes(connection, run_id, [outcome])
+
+
+def _try(engine: Engine, work: Callable[[Connection], None], *, keep: bool = True) -> DBAPIError | None:
+    """Do the work in a transaction; return the error when a row is to blame, raise when a row cannot be.
+
+    Without `keep` the transaction is rolled back in the end.
+    """
+    try:
+        for attempt in Retrying(
+            retry=retry_if_exception(_may_pass),
+            stop=stop_after_attempt(6),
+            wait=wait_random_exponential(multiplier=0.05, max=2),
+            reraise=True,
+        ):
+            with attempt, engine.connect() as connection, connection.begin() as transaction:
+                work(connection)
+                # A deferred unique key would speak up only at COMMIT, where a row can no longer be told from its batch.
+                connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
+                if not keep:
+                    transaction.rollback()
+    except DBAPIError as error:
+        sqlstate = sqlstate_of(error)
+        if sqlstate.startswith(_ROW_SQLSTATE_CLASSES) or "row-level security" in str(error.orig):
+            return error
+        if error.connection_invalidated or not sqlstate or sqlstate.startswith(_UNAVAILABLE_SQLSTATE_CLASSES):
+            raise TransientError(
+                "database_unavailable", f"The database went away while loading (SQLSTATE {sqlstate or 'none'})."
+            ) from None
+        raise DataError(
+            "target_refused",
+            f"The database refused to load the target table (SQLSTATE {sqlstate}); "
+            "check the role's privileges and the table's definition.",
+        ) from None
+    return None
+
+
+def sqlstate_of(error: DBAPIError) -> str:
+    """Postgres' five-character code of an error; empty where the connection broke before there was one."""
+    return getattr(error.orig, "sqlstate", None) or ""
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, DBAPIError) and sqlstate_of(error) in _RETRIED_SQLSTATES
