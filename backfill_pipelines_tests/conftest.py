@@ -9,16 +9,26 @@ import os
 import uuid
 from collections.abc import Iterator
 from importlib import resources
+from pathlib import Path
 
 import pytest
 import sqlalchemy
 from pydantic import SecretStr
 
+from backfill_pipelines.database.cluster_account import account_for
 from backfill_pipelines.database.connection import create_database_engine
 from backfill_pipelines.database.embedded_server import EmbeddedServer
 from backfill_pipelines.database.schema import upgrade_schema
 
 TEMPLATE_DATABASE = "backfill_template"
+
+
+def open_to_server(folder: Path) -> None:
+    """Let the server enter pytest's private folders where it has to run as `nobody`: as root, in most containers."""
+    if account_for(folder).user is not None:
+        for private in (folder, *folder.parents):
+            if private.stat().st_mode & 0o077 == 0 and private.stat().st_uid == os.geteuid():
+                private.chmod(0o711)
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +37,7 @@ def embedded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedd
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # each worker has a folder of its own below the session's
+    open_to_server(folder)
     with EmbeddedServer.start(folder / "postgres", durable=False) as server:
         yield server
 
@@ -46,7 +57,7 @@ def template_database(embedded_server: EmbeddedServer, administration: sqlalchem
     A test's own database is a copy of it: 19 ms instead of the migrations.
     """
     with administration.connect() as connection:
-        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(1)"))  # ends with the connection
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(1)"))
         name = {"name": TEMPLATE_DATABASE}
         try:
             if connection.scalar(sqlalchemy.text("SELECT 1 FROM pg_database WHERE datname = :name"), name) is None:
@@ -55,7 +66,7 @@ def template_database(embedded_server: EmbeddedServer, administration: sqlalchem
                 engine.dispose()  # a template must have no connection
                 connection.execute(sqlalchemy.text(f"ALTER DATABASE backfill_unfinished RENAME TO {TEMPLATE_DATABASE}"))
         finally:
-            connection.invalidate()
+            connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(1)"))
     return TEMPLATE_DATABASE
 
 
@@ -66,9 +77,7 @@ def database_url(
     """A fresh database with the schema `backfill`, dropped after the test even if something still uses it."""
     name = f"test_{uuid.uuid4().hex}"
     with administration.connect() as connection:
-        connection.execute(
-            sqlalchemy.text(f"CREATE DATABASE {name} TEMPLATE {template_database} STRATEGY file_copy")
-        )
+        connection.execute(sqlalchemy.text(f"CREATE DATABASE {name} TEMPLATE {template_database} STRATEGY file_copy"))
     yield embedded_server.url(name)
     with administration.connect() as connection:
         connection.execute(sqlalchemy.text(f"DROP DATABASE {name} WITH (FORCE)"))

@@ -6,12 +6,13 @@ Belongs here: COPY in, streaming reads out, and what text a Postgres column can 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import orjson
 import psycopg
 from psycopg import sql
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Table
 
 _FETCH_ROWS = 10_000
 
@@ -33,7 +34,7 @@ def copy_rows(
     length needs no memory of its own.
     """
     statement = sql.SQL("COPY {} ({}) FROM STDIN").format(
-        sql.Identifier(*table), sql.SQL(", ").join(map(sql.Identifier, columns))
+        sql.Identifier(*table), _identifiers(columns)
     )
     count = 0
     with driver_connection(connection).cursor() as cursor, cursor.copy(statement) as copy:
@@ -43,15 +44,60 @@ def copy_rows(
     return count
 
 
-def stream_rows(connection: Connection, statement: sql.Composable, parameters: Any = None) -> Iterator[list[Any]]:
-    """Yield the rows of a query in lists of at most 10,000, through a server-side cursor.
+def land_rows(connection: Connection, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Upsert rows into one of our landing tables by its primary key, in one statement; the last of equal keys stays.
 
-    A client-side cursor would hold the whole result twice: once as received, once as Python rows.
+    Rows travel as one JSON document: a page is a dozen rows, and a COPY into a staging table would cost more trips.
     """
-    with driver_connection(connection).cursor(name="backfill_stream") as cursor:
-        cursor.execute(statement, parameters)
-        while rows := cursor.fetchmany(_FETCH_ROWS):
-            yield rows
+    keys = [column.name for column in table.primary_key]
+    unique = {tuple(row[key] for key in keys): row for row in rows}
+    if not unique:
+        return
+    names = [column.name for column in table.columns]
+    statement = sql.SQL(
+        "INSERT INTO {table} ({names}) SELECT {names} FROM jsonb_to_recordset(%s::jsonb) AS r({typed})"
+        " ON CONFLICT ({keys}) DO UPDATE SET {assignments}"
+    ).format(
+        table=sql.Identifier(str(table.schema), table.name),
+        names=_identifiers(names),
+        typed=sql.SQL(", ").join(
+            sql.SQL("{} {}").format(
+                sql.Identifier(column.name),
+                sql.SQL(column.type.compile(connection.dialect)),  # type: ignore[arg-type]
+            )
+            for column in table.columns
+        ),
+        keys=_identifiers(keys),
+        assignments=sql.SQL(", ").join(
+            sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in names if name not in keys
+        ),
+    )
+    with driver_connection(connection).cursor() as cursor:
+        cursor.execute(statement, [orjson.dumps(list(unique.values())).decode()])
+
+
+def _identifiers(names: Iterable[str]) -> sql.Composed:
+    return sql.SQL(", ").join(map(sql.Identifier, names))
+
+
+def stream_columns(
+    connection: Connection, statement: sql.Composable, parameters: Sequence[Any]
+) -> tuple[list[str], Iterator[list[Any]]]:
+    """Run a query through a server-side cursor: its column names, and its rows in lists of at most 10,000.
+
+    A client-side cursor would hold the whole result twice: once as received, once as Python rows. Consume the rows
+    within the transaction.
+    """
+    cursor = driver_connection(connection).cursor(name="backfill_stream")
+    cursor.execute(statement, parameters)
+    names = [column.name for column in cursor.description or ()]
+
+    def blocks() -> Iterator[list[Any]]:
+        with cursor:
+            while rows := cursor.fetchmany(_FETCH_ROWS):
+                yield rows
+
+    return names, blocks()
 
 
 def storable_text(value: object) -> str | None:

@@ -59,9 +59,7 @@ class TableShape:
     def has_unique_key(self, logical: Collection[str]) -> bool:
         """Whether an immediate, whole unique key is over exactly these columns: what ON CONFLICT can name."""
         wanted = {self.columns[name] for name in logical}
-        return any(
-            set(key.columns) == wanted and not key.deferrable and not key.partial for key in self.unique_keys
-        )
+        return any(set(key.columns) == wanted and not key.deferrable and not key.partial for key in self.unique_keys)
 
 
 def read_table(connection: Connection, *, schema: str | None, name: str, columns: Mapping[str, str]) -> TableShape:
@@ -207,8 +205,10 @@ def _unique_keys(connection: Connection, oid: int) -> list[UniqueKey]:
 def _quoted(connection: Connection, schema: str | None, name: str) -> str:
     return str(
         connection.scalar(
-            text("SELECT CASE WHEN CAST(:schema AS text) IS NULL THEN '' ELSE quote_ident(:schema) || '.' END"
-                 " || quote_ident(:name)"),
+            text(
+                "SELECT CASE WHEN CAST(:schema AS text) IS NULL THEN '' ELSE quote_ident(:schema) || '.' END"
+                " || quote_ident(:name)"
+            ),
             {"schema": schema, "name": name},
         )
     )

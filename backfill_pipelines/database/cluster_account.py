@@ -75,9 +75,11 @@ class ClusterAccount:
             ).returncode
 
     def give(self, folder: Path) -> None:
-        """Let the account own `folder`."""
-        if self.user is not None and self.group is not None:
-            os.chown(folder, self.user, self.group)
+        """Let the account own `folder` with all that is in it."""
+        if self.user is None or self.group is None or folder.stat().st_uid == self.user:
+            return
+        for path in (*folder.rglob("*"), folder):  # itself last, so that an interrupted change is begun again
+            os.chown(path, self.user, self.group, follow_symlinks=False)
 
 
 def account_for(data: Path) -> ClusterAccount:

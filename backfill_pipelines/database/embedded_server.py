@@ -222,6 +222,7 @@ def _create_cluster(files: ClusterFiles, account: ClusterAccount, lock: int) -> 
 
 def _launch(files: ClusterFiles, account: ClusterAccount, lock: int, *, durable: bool) -> None:
     """Start the server detached; called with the server's lock, so no process of an earlier one lives."""
+    account.give(files.data)  # Root's until now, if user namespaces were allowed when it was made.
     folder = _make_socket_folder(files, account)
     (folder / f".s.PGSQL.{PORT}.lock").unlink(missing_ok=True)
     variables = {}
@@ -301,7 +302,8 @@ def _make_socket_folder(files: ClusterFiles, account: ClusterAccount) -> Path:
     key = f"{files.data}\0{files.system_identifier()}"
     name = f"backfill-{hashlib.sha256(os.fsencode(key)).hexdigest()[:16]}"
     folder = Path(tempfile.gettempdir()) / name
-    if len(os.fsencode(folder / f".s.PGSQL.{PORT}")) > LONGEST_SOCKET_PATH:
+    # libpq takes a comma for the end of a host.
+    if "," in str(folder) or len(os.fsencode(folder / f".s.PGSQL.{PORT}")) > LONGEST_SOCKET_PATH:
         folder = Path("/tmp") / name  # noqa: S108
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)

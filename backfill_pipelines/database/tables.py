@@ -48,7 +48,9 @@ run = Table(
     Column("counts", JSONB, nullable=False, server_default=text("'{}'")),
     Column("reasons", JSONB, nullable=False, server_default=text("'{}'")),
     Column("warnings", JSONB, nullable=False, server_default=text("'[]'")),
-    Column("details", JSONB, nullable=False, server_default=text("'{}'")),  # a backfill's own figures; no personal value
+    Column(
+        "details", JSONB, nullable=False, server_default=text("'{}'")
+    ),  # a backfill's own figures; no personal value
     Column("verification", JSONB(none_as_null=True)),  # source against target, as counts and ids, right after the load
     Column("options", JSONB, nullable=False, server_default=text("'{}'")),  # what it was asked for: max_records, …
     _utc("started_at", nullable=False),
@@ -74,9 +76,13 @@ change = Table(
     Column("reason", Text),
     Column("before", JSONB(none_as_null=True)),
     Column("after", JSONB(none_as_null=True)),
-    Column("state", Text, nullable=False, server_default=text("'planned'")),  # planned, applied, conflict, failed, undone
+    Column(
+        "state", Text, nullable=False, server_default=text("'planned'")
+    ),  # planned, applied, conflict, failed, undone
     Column("error_code", Text),
-    _utc("attempted_at"),  # set before a write that leaves this database; such a row is looked up before it is sent again
+    _utc(
+        "attempted_at"
+    ),  # set before a write that leaves this database; such a row is looked up before it is sent again
     _utc("applied_at"),
     Column("record_id", Text),  # the target's own id of the written record
     Column("fingerprint", Text),  # of a created record as it was just after the write: undo deletes only what equals it

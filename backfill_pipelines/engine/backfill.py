@@ -17,6 +17,8 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Engine
 
+from backfill_pipelines.database.locks import AdvisoryLocks
+from backfill_pipelines.engine.ledger import Run
 from backfill_pipelines.engine.record_by_record import RecordTarget
 from backfill_pipelines.engine.set_based import SetBasedTarget
 from backfill_pipelines.errors import InterruptedRunError
@@ -57,7 +59,7 @@ class SharedResources:
             self._tasks[key] = task
         try:
             # Shielded: one partition that is cancelled must not cancel what the others wait for.
-            return cast(_Resource, await asyncio.shield(task))
+            return cast("_Resource", await asyncio.shield(task))
         except BaseException:
             if task.done() and (task.cancelled() or task.exception() is not None) and self._tasks.get(key) is task:
                 del self._tasks[key]
@@ -95,6 +97,7 @@ class Scope:
     progress: Progress
     stop: threading.Event
     run_id: UUID
+    locks: AdvisoryLocks
     require_lock: Callable[[], None]
     """Raises where the partition's lock was lost."""
     warnings: set[str] = field(default_factory=set)
@@ -107,7 +110,8 @@ class Scope:
         """Stop here if somebody asked for it: everything done so far is committed."""
         if self.stop.is_set():
             raise InterruptedRunError(
-                "interrupted", f"Stopped on request; run {self.backfill} for {self.partition_key} again to go on from here."
+                "interrupted",
+                f"Stopped on request; run {self.backfill} for {self.partition_key} again to go on from here.",
             )
 
     def report(self, step: str, done: int, total: int | None) -> None:
@@ -172,5 +176,5 @@ class Backfill(Protocol):
     def verify(self, scope: Scope) -> Reconciliation:
         """Compare what is landed with the target, read again."""
 
-    def compare_partitions(self, engine: Engine, registry: Registry) -> Mapping[str, str]:
-        """Look over all partitions at once; a warning code by partition key for those that cannot all be right."""
+    def compare_partitions(self, runs: Sequence[Run]) -> Mapping[str, str]:
+        """Look over the newest run of every partition; a warning code by key for those that cannot all be right."""

@@ -13,8 +13,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Connection, Integer, cast, func, select, text
-from sqlalchemy import any_
+from sqlalchemy import Connection, any_, func, select, text
 
 from backfill_pipelines.database.tables import change
 from backfill_pipelines.engine.plan import EXECUTED
@@ -69,9 +68,7 @@ def remaining_rows(connection: Connection, run_id: UUID, *, limit: int | None) -
     """The numbers (`seq`) of the rows that are planned and not yet executed, in order."""
     statement = (
         select(change.c.seq)
-        .where(
-            change.c.run_id == run_id, change.c.state == ChangeState.PLANNED, change.c.action.in_(EXECUTED)
-        )
+        .where(change.c.run_id == run_id, change.c.state == ChangeState.PLANNED, change.c.action.in_(EXECUTED))
         .order_by(change.c.seq)
         .limit(limit)
     )
@@ -128,8 +125,15 @@ def undo_codes(connection: Connection, run_id: UUID, seqs: Sequence[int]) -> Cou
 def read_changes(connection: Connection, run_id: UUID, seqs: Sequence[int]) -> list[Change]:
     """The rows with these numbers, in the order of the numbers given."""
     statement = select(
-        change.c.seq, change.c.target, change.c.record_key, change.c.action, change.c.reason, change.c.before,
-        change.c.after, change.c.record_id, change.c.attempted_at.is_not(None).label("attempted"),
+        change.c.seq,
+        change.c.target,
+        change.c.record_key,
+        change.c.action,
+        change.c.reason,
+        change.c.before,
+        change.c.after,
+        change.c.record_id,
+        change.c.attempted_at.is_not(None).label("attempted"),
     ).where(change.c.run_id == run_id, change.c.seq == any_(list(seqs)))
     found = {row.seq: Change(**row._mapping) for row in connection.execute(statement)}
     return [found[seq] for seq in seqs]

@@ -163,9 +163,7 @@ class Ledger:
         ).one()
         return _to_run(row)
 
-    def _insert(
-        self, connection: Connection, request: Request, *, now: datetime, undoes: UUID | None = None
-    ) -> Run:
+    def _insert(self, connection: Connection, request: Request, *, now: datetime, undoes: UUID | None = None) -> Run:
         row = connection.execute(
             insert(run)
             .values(
@@ -189,6 +187,12 @@ class Ledger:
         with self._engine.begin() as connection:
             return self._insert(connection, request, now=now, undoes=undoes)
 
+    def open_verification(self, request: Request, *, now: datetime) -> Run:
+        """Start a verification; it extracts anew, whatever an interrupted run had landed."""
+        with self._engine.begin() as connection:
+            self._delete_cursors(connection, request)
+            return self._insert(connection, request, now=now)
+
     def refuse(self, request: Request, error: BackfillError, *, now: datetime) -> Run:
         """Record a run that was not started."""
         with self._engine.begin() as connection:
@@ -196,8 +200,14 @@ class Ledger:
             return self._close(connection, opened.id, now=now, state=State.REFUSED, **_error_values(error))
 
     def record_plan(
-        self, connection: Connection, run_id: UUID, *, plan_hash: str, counts: Mapping[str, int],
-        reasons: Mapping[str, int], now: datetime,
+        self,
+        connection: Connection,
+        run_id: UUID,
+        *,
+        plan_hash: str,
+        counts: Mapping[str, int],
+        reasons: Mapping[str, int],
+        now: datetime,
     ) -> None:
         """Note, in the transaction that stored the rows, that the run has its plan."""
         connection.execute(
@@ -311,9 +321,7 @@ class Ledger:
         row = connection.execute(statement).one_or_none()
         return None if row is None else _to_run(row)
 
-    def _delete_cursors(
-        self, connection: Connection, of: Run | Request, *, older_than: datetime | None = None
-    ) -> None:
+    def _delete_cursors(self, connection: Connection, of: Run | Request, *, older_than: datetime | None = None) -> None:
         statement = delete(cursor).where(cursor.c.backfill == of.backfill, cursor.c.partition_key == of.partition_key)
         if older_than is not None:
             statement = statement.where(cursor.c.updated_at < older_than)

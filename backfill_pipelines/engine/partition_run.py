@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from backfill_pipelines.engine.backfill import Backfill, Reconciliation, RunOptions, Scope
 from backfill_pipelines.engine.journal import ChangeState, executed_count, outcome_counts
-from backfill_pipelines.engine.ledger import Ledger, Mode, Request, Run
+from backfill_pipelines.engine.ledger import Mode, Request, Run
 from backfill_pipelines.engine.plan import Action, store_plan
 from backfill_pipelines.engine.record_by_record import RecordLoad, RecordTarget
 from backfill_pipelines.engine.runtime import Runtime
@@ -100,9 +100,7 @@ def lock_name(backfill: str, partition_key: str) -> str:
     return f"backfill/{backfill}/{partition_key}"
 
 
-async def _opened(
-    runtime: Runtime, backfill: Backfill, request: Request, *, steps: Steps, options: RunOptions
-) -> Run:
+async def _opened(runtime: Runtime, backfill: Backfill, request: Request, *, steps: Steps, options: RunOptions) -> Run:
     ledger, now = runtime.ledger, datetime.now(UTC)
     if steps.load and not steps.plan:
         try:
@@ -139,9 +137,7 @@ async def guarded(work: Callable[[], Awaitable[None]], *, scope: Scope) -> Backf
             return None
         if error.category is not ErrorCategory.TRANSIENT or delay is None or scope.stop.is_set():
             return error
-        _log.warning(
-            "%s %s: %s, trying again in %.0f s", scope.backfill, scope.partition_key, error.code, delay
-        )
+        _log.warning("%s %s: %s, trying again in %.0f s", scope.backfill, scope.partition_key, error.code, delay)
         await asyncio.to_thread(scope.stop.wait, delay * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, not a secret
     raise AssertionError("the last delay is None")
 
@@ -207,7 +203,9 @@ def _plan(runtime: Runtime, backfill: Backfill, scope: Scope) -> None:
     with runtime.engine.begin() as connection:
         # A plan that an earlier attempt stored half is not there: rows and hash commit together.
         stored = store_plan(
-            connection, run_id=scope.run_id, frames=plan.frames,
+            connection,
+            run_id=scope.run_id,
+            frames=plan.frames,
             store_skips=scope.registry.store_skips(backfill.name, scope.partition_key),
         )
         reasons = dict(stored.reasons)
@@ -239,7 +237,12 @@ async def load(runtime: Runtime, backfill: Backfill, scope: Scope, *, limit: int
         ).load(limit=limit)
     else:
         await asyncio.to_thread(
-            load_set_based, runtime.engine, scope.run_id, target, limit=limit, safe_point=scope.safe_point,
+            load_set_based,
+            runtime.engine,
+            scope.run_id,
+            target,
+            limit=limit,
+            safe_point=scope.safe_point,
             progress=progress,
         )
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import queue
 import threading
-from collections.abc import Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -38,8 +38,13 @@ class Runtime:
     """What partitions need to run, for one process. A context manager; open it once."""
 
     def __init__(
-        self, *, registry: Registry, engine: Engine, progress: Progress | None = None,
-        stop: threading.Event | None = None, location: DatabaseLocation | None = None,
+        self,
+        *,
+        registry: Registry,
+        engine: Engine,
+        progress: Progress | None = None,
+        stop: threading.Event | None = None,
+        location: DatabaseLocation | None = None,
     ) -> None:
         self.registry = registry
         self.engine = engine
@@ -75,28 +80,31 @@ class Runtime:
             progress=self.progress,
             stop=self.stop,
             run_id=run_id,
+            locks=self.locks,
             require_lock=lambda: self.locks.require(lock_name(backfill.name, partition_key)),
         )
 
     def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """Run a coroutine on the process's event loop and wait for it. For any thread.
+        """Run one coroutine on the process's event loop and wait for it, from any other thread."""
+        return next(iter(list(self.run_all([work]))))
 
-        An interrupt of the waiting thread (Ctrl-C, Dagster ending a run) asks the partitions to stop at their next safe
-        point, waits until they have, and is raised again: nothing is left half-done, and nobody is left waiting.
+    def run_all(self, works: Sequence[Coroutine[Any, Any, _Result]]) -> Iterator[_Result]:
+        """Run coroutines side by side on the process's event loop; yield each result as it comes, in this thread.
+
+        An interrupt of this thread (Ctrl-C, Dagster ending a run) asks the partitions to stop at their next safe point,
+        waits until they have, and is raised again: nothing is left half-done, and nobody is left waiting.
         """
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        while True:
-            try:
-                return future.result(timeout=_LOOK_FOR_SIGNALS_SECONDS)
-            except FutureTimeoutError:
-                if future.done():
-                    raise
-            except BaseException:
-                if future.done():
-                    raise
-                self.stop.set()
-                future.result()
-                raise
+        finished: queue.SimpleQueue[Future[_Result]] = queue.SimpleQueue()
+        futures = [asyncio.run_coroutine_threadsafe(work, self._loop) for work in works]
+        for future in futures:
+            future.add_done_callback(finished.put)
+        try:
+            for _ in futures:
+                yield _wait(finished).result()
+        except BaseException:
+            self.stop.set()
+            wait(futures)
+            raise
 
     def close(self) -> None:
         """Close everything, in the reverse order of its opening."""
@@ -119,9 +127,21 @@ class Runtime:
         self.close()
 
 
+def _wait(finished: queue.SimpleQueue[Future[_Result]]) -> Future[_Result]:
+    """Wait in short turns: a thread that waits for good on a lock does not see its signals on every platform."""
+    while True:
+        try:
+            return finished.get(timeout=_LOOK_FOR_SIGNALS_SECONDS)
+        except queue.Empty:
+            continue
+
+
 def open_runtime(
-    *, environ: Mapping[str, str] | None = None, current_folder: Path | None = None,
-    progress: Progress | None = None, stop: threading.Event | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    current_folder: Path | None = None,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
 ) -> Runtime:
     """Open what the environment names: the registry, the database (or the embedded one), the newest schema."""
     environ = os.environ if environ is None else environ

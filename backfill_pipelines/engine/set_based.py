@@ -15,7 +15,6 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from backfill_pipelines.engine.journal import (
     CHANGED_SINCE,

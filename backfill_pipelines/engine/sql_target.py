@@ -142,7 +142,9 @@ class SqlTarget:
             assignments=_listed(
                 [
                     *(
-                        self._per_column("{actual} = CASE WHEN b.after ? {key} THEN new.{name} ELSE {t_column} END", name)
+                        self._per_column(
+                            "{actual} = CASE WHEN b.after ? {key} THEN new.{name} ELSE {t_column} END", name
+                        )
                         for name in self.columns
                     ),
                     sql.SQL("{} = now()").format(sql.Identifier(self.shape.actual("updated_at"))),

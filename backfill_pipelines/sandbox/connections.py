@@ -1,7 +1,7 @@
 """The server's side of a connection, so that a fault can break it.
 
-Belongs here: finding the transport of a request and resetting it. Does not belong here: when to do so. ASGI has no way to
-drop a connection, and an application that just returns makes uvicorn answer 500.
+Belongs here: finding the transport of a request and resetting it. Does not belong here: when to do so. ASGI has no way
+to drop a connection, and an application that just returns makes uvicorn answer 500.
 """
 
 from __future__ import annotations

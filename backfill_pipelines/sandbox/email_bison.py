@@ -3,9 +3,9 @@
 Belongs here: what each route answers and to whom. Does not belong here: the data (email_bison_data.py), its changes
 (email_bison_state.py), the shape of rows and errors (email_bison_rows.py).
 
-Three properties of the vendor matter most. A request never names a workspace: the token does, and for a super-admin token
-it is whatever workspace its user stands in at that moment. A list has 15 rows a page whatever is asked. A filter the
-vendor does not know is ignored in silence.
+Three properties of the vendor matter most. A request never names a workspace: the token does, and for a super-admin
+token it is whatever workspace its user stands in at that moment. A list has 15 rows a page whatever is asked. A filter
+the vendor does not know is ignored in silence.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import orjson
-from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
 from backfill_pipelines.sandbox import email_bison_rows as rows
-from backfill_pipelines.sandbox.email_bison_data import EmailBisonWorld, Lead, Reply
+from backfill_pipelines.sandbox.email_bison_filters import choose_leads, choose_replies
+from backfill_pipelines.sandbox.email_bison_records import EmailBisonWorld
 from backfill_pipelines.sandbox.email_bison_state import (
     EmailBisonState,
     InstanceState,
@@ -29,18 +29,32 @@ from backfill_pipelines.sandbox.email_bison_state import (
     newest_first,
 )
 from backfill_pipelines.sandbox.exchange import Answer, Handler, VendorRoute, Visit
-from backfill_pipelines.sandbox.faults import Call, FaultKinds
+from backfill_pipelines.sandbox.faults import Call, Fault, FaultFormatError, FaultKinds
 from backfill_pipelines.sandbox.traffic import RateLimit, RateWindow
 
 UsersAnswer = Literal["team", "workspace", "neither", "owner_team"]
-"""What `GET /users` says about the workspace: the token's under `data.team` or `data.workspace`, nothing at all, or (for
-api-user tokens too) the workspace that the token's OWNER stands in. The vendor's documentation does not settle it."""
+"""What `GET /users` says about the workspace: the token's under `data.team` or `data.workspace`, nothing at all, or
+(for api-user tokens too) the workspace that the token's OWNER stands in. The vendor's documentation leaves it open."""
 
 DEFAULT_RATE_LIMIT = RateLimit(permits=3_000, window_seconds=60.0)
-STATUSES = frozenset({"interested", "automated_reply", "not_automated_reply"})
-FOLDERS = frozenset({"inbox", "sent", "spam", "bounced", "all"})
-CHANGES = ("mark", "unmark", "add", "random")
 Record = TypeVar("Record")
+
+FAULT_KINDS: FaultKinds = {
+    # Serve the rows of the workspace `serve` (id or client key). /users and /workspaces keep telling the truth.
+    "wrong_workspace": {"serve": str},
+    "ignore_status_filter": {},
+    # meta.total grows with every answer, for ever.
+    "total_drift": {},
+    "expired_token": {},
+    # Once the answer is made up, the newest reply of the caller's workspace that is not so yet is marked as
+    # interested, loses its mark, a new interested one comes in, or one of the three by chance.
+    "mark_newest": {},
+    "unmark_newest": {},
+    "add_reply": {},
+    "live_motion": {},
+    # Once the answer is made up, another session of the same user switches to the workspace `team`.
+    "switch_workspace": {"team": int},
+}
 
 
 class EmailBisonSandbox:
@@ -51,18 +65,7 @@ class EmailBisonSandbox:
 
     name = "email-bison"
     mount_path = "/email-bison/{account}/api"
-    fault_kinds: ClassVar[FaultKinds] = {
-        # Serve the rows of the workspace `serve` (id or client key). /users and /workspaces keep telling the truth.
-        "wrong_workspace": frozenset({"serve"}),
-        "ignore_status_filter": frozenset(),
-        # meta.total grows with every answer, for ever.
-        "total_drift": frozenset(),
-        "expired_token": frozenset(),
-        # After the answer, `change` (mark, unmark, add, random) a reply of the caller's workspace.
-        "motion": frozenset({"change"}),
-        # After the answer, another session of the same user switches to `team`.
-        "switch_workspace": frozenset({"team"}),
-    }
+    fault_kinds: FaultKinds = FAULT_KINDS
 
     def __init__(
         self,
@@ -111,7 +114,7 @@ class EmailBisonSandbox:
     def describe(self, request: Request, template: str) -> Call:
         """Whose request it is; an unknown token has no workspace."""
         account = str(request.path_params.get("account", ""))
-        path = request.url.path.partition("/api")[2]
+        path = request.scope["path"].partition("/api")[2]
         workspace = None
         with self.state.lock:
             instance = self.state.instances.get(account)
@@ -147,14 +150,29 @@ class EmailBisonSandbox:
         """The vendor's own 429."""
         return rows.rate_limited(retry_after_seconds)
 
+    def check_fault(self, fault: Fault) -> None:
+        """A workspace that a fault names must exist. Raises FaultFormatError."""
+        instances = self.state.instances.values()
+        if fault.kind == "wrong_workspace" and not any(each.workspace_named(fault.text("serve")) for each in instances):
+            raise FaultFormatError("wrong_workspace needs a workspace's id or a client's key as 'serve'")
+        if fault.kind == "switch_workspace" and not any(
+            int(fault.number("team", 0)) in each.workspaces for each in instances
+        ):
+            raise FaultFormatError("switch_workspace needs a workspace's id as 'team'")
+
     def after_request(self, visit: Visit) -> None:
         """Motion and other sessions' switches, where a fault asks for them."""
+        client_key = visit.call.client
         with self.state.lock:
             for fault in visit.faults:
                 if fault.kind == "switch_workspace":
                     self.state.switch_workspace(visit.call.account, int(fault.number("team", 1)))
-                elif fault.kind == "motion" and visit.call.client:
-                    self._move(visit.call.client, fault.text("change", "random"))
+                elif client_key and fault.kind in {"mark_newest", "unmark_newest"}:
+                    self.state.move_newest(client_key, interested=fault.kind == "mark_newest")
+                elif client_key and fault.kind == "add_reply":
+                    self.state.add_reply(client_key)
+                elif client_key and fault.kind == "live_motion":
+                    self.state.move_at_random(client_key)
 
     def reset(self) -> None:
         """Back to the seeded world, with every permit given back."""
@@ -162,19 +180,6 @@ class EmailBisonSandbox:
         self._drift = 0
         for window in self._windows.values():
             window.reset()
-
-    def _move(self, client_key: str, change: str) -> None:
-        state = self.state
-        _, workspace = state.client(client_key)
-        if change == "add":
-            state.add_reply(client_key)
-        elif change in {"mark", "unmark"}:
-            for reply in newest_first(workspace.replies):
-                if reply.interested == (change == "unmark"):
-                    state.mark(client_key, reply.id, interested=change == "mark")
-                    break
-        else:
-            state.move_at_random(client_key)
 
     def _route(self, method: str, path: str, handler: Callable[[Visit, InstanceState, Token], Answer]) -> VendorRoute:
         return VendorRoute(method, path, self._authenticated(handler))
@@ -285,31 +290,12 @@ class EmailBisonSandbox:
         query = {**visit.request.query_params, **fixed}
         if visit.fault("ignore_status_filter") is not None:
             query.pop("status", None)
-        chosen = {name: query[name].strip().lower() for name in sorted(REPLY_FILTERS & query.keys())}
-        _refuse_unknown_values(chosen)
-        # Whether the real default is the inbox is not known; it is the one that punishes leaving `folder` out.
-        chosen.setdefault("folder", "inbox")
-        selected = workspace.selection(
-            ("replies", *chosen.items()),
-            lambda: [each for each in newest_first(workspace.replies) if _reply_matches(each, chosen)],
-        )
+        selected = choose_replies(workspace, query)
         return self._page(visit, selected, lambda each: rows.reply_row(each, workspace, instance))
 
     def _list_leads(self, visit: Visit, instance: InstanceState, token: Token) -> Answer:
         workspace = self._served(visit, instance, token)
-        query = visit.request.query_params
-        search = query.get("search", "").strip().lower()
-        status = query.get("filters[lead_campaign_status]", "")
-
-        def select() -> list[Lead]:
-            return [
-                each
-                for each in newest_first(workspace.leads)
-                if (not search or search in f"{each.email} {each.first_name} {each.last_name}".lower())
-                and (not status or each.campaign_status == status)
-            ]
-
-        selected = workspace.selection(("leads", search, status), select)
+        selected = choose_leads(workspace, visit.request.query_params)
         return self._page(visit, selected, lambda each: rows.lead_row(each, workspace))
 
     def _list_campaigns(self, visit: Visit, instance: InstanceState, token: Token) -> Answer:
@@ -328,7 +314,7 @@ class EmailBisonSandbox:
         if visit.fault("total_drift") is not None:
             self._drift += 1
             total += self._drift
-        url = f"http://{visit.request.headers.get('host', '')}{visit.request.url.path}"
+        url = f"http://{visit.request.headers.get('host', '')}{visit.request.scope['path']}"
         shown = [row(each) for each in records[start : start + rows.ROWS_A_PAGE]]
         return Answer.json(200, rows.page_envelope(shown, total=total, page=page, url=url))
 
@@ -376,35 +362,6 @@ class EmailBisonSandbox:
             workspace = instance.workspace_named(fault.text("serve")) or workspace
         visit.served_workspace = str(workspace.id)
         return workspace
-
-
-REPLY_FILTERS = frozenset({"search", "status", "folder", "read", "campaign_id", "sender_email_id", "lead_id"})
-
-
-def _reply_matches(reply: Reply, chosen: Mapping[str, str]) -> bool:
-    """Whether a reply passes every filter of the request; values are trimmed and in lower case."""
-    return all(_passes(reply, name, value) for name, value in chosen.items())
-
-
-def _passes(reply: Reply, name: str, value: str) -> bool:
-    match name:
-        case "folder":
-            return value == "all" or reply.folder.lower() == value
-        case "status":
-            return reply.interested if value == "interested" else reply.automated == (value == "automated_reply")
-        case "read":
-            return reply.read == (value in {"1", "true"})
-        case "search":
-            return value in f"{reply.from_name} {reply.from_email_address}".lower()
-        case _:
-            return str(getattr(reply, name)) == value
-
-
-def _refuse_unknown_values(chosen: Mapping[str, str]) -> None:
-    """422 for a value that a known filter does not have. (An unknown filter is ignored.)"""
-    for name, allowed in (("status", STATUSES), ("folder", FOLDERS)):
-        if name in chosen and chosen[name] not in allowed:
-            raise rows.invalid({name: f"The selected {name} is invalid."})
 
 
 def _workspace_of(instance: InstanceState, token: Token) -> WorkspaceState:

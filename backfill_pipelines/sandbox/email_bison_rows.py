@@ -1,8 +1,8 @@
 """How Email Bison writes its records and pages in JSON.
 
-Belongs here: the shape of a row, of a page (15 rows whatever is asked) and of the vendor's error bodies. Does not belong
-here: which rows are chosen, who may see them. The shapes are those of the vendor's OpenAPI examples and of observed
-answers; fields that no consumer reads are left out.
+Belongs here: the shape of a row, of a page (15 rows whatever is asked) and of the vendor's error bodies. Does not
+belong here: which rows are chosen, who may see them. The shapes are those of the vendor's OpenAPI examples and of
+observed answers; fields that no consumer reads are left out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from backfill_pipelines.sandbox.email_bison_data import Campaign, Lead, Reply, SenderEmail
+from backfill_pipelines.sandbox.email_bison_records import Campaign, Lead, Reply, SenderEmail
 from backfill_pipelines.sandbox.email_bison_state import InstanceState, WorkspaceState
 from backfill_pipelines.sandbox.exchange import Answer, RefusalError
 from backfill_pipelines.sandbox.invented_people import SUBJECTS, TEXTS

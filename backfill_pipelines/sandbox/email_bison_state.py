@@ -1,7 +1,7 @@
 """What changes in the fake Email Bison while it runs: sessions, marks, new replies, minted tokens.
 
-Belongs here: the mutable copy of the seeded world, look-ups in it, and the changes a person or another program could make
-at any moment. Does not belong here: HTTP. Safe to call from the server's thread and from a test's.
+Belongs here: the mutable copy of the seeded world, look-ups in it, and the changes a person or another program could
+make at any moment. Does not belong here: HTTP. Safe to call from the server's thread and from a test's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
-from backfill_pipelines.sandbox.email_bison_data import (
+from backfill_pipelines.sandbox.email_bison_records import (
     MICROSECONDS_A_DAY,
     Campaign,
     EmailBisonWorld,
@@ -27,11 +27,11 @@ from backfill_pipelines.sandbox.email_bison_data import (
 Record = TypeVar("Record")
 
 REMEMBERED_SELECTIONS = 64
-"""Filtered lists kept per workspace: paging asks for the same list again and again, and filtering 10,000 rows takes 1 ms."""
+"""Filtered lists kept per workspace: paging asks for the same list again; filtering 10,000 rows takes 5 ms."""
 
 
 class Token(NamedTuple):
-    """What a bearer token stands for: an `api-user` token has a workspace for ever, a `super-admin` one has its user's."""
+    """What a bearer token stands for: `api-user` has one workspace for ever, `super-admin` has its user's."""
 
     kind: Literal["api-user", "super-admin"]
     user_id: int
@@ -87,7 +87,7 @@ class WorkspaceState:
 
 def newest_first(records: Mapping[int, Record]) -> list[Record]:
     """The records of a workspace in the order the vendor lists them."""
-    return list(reversed(records.values()))
+    return list(records.values())[::-1]
 
 
 class InstanceState:
@@ -106,7 +106,7 @@ class InstanceState:
         self.current_team = {seeded.user_id: min(self.workspaces)}
         self._last_token_id = max(int(token.partition("|")[0]) for token in self.tokens)
         self._last_reply_id = max((each.replies[0].id for each in seeded.workspaces if each.replies), default=0)
-        self._random = random.Random(f"{seed}:{seeded.name}")
+        self._random = random.Random(f"{seed}:{seeded.name}")  # noqa: S311 # invented data
 
     def next_reply_id(self) -> int:
         """Reply ids grow over the whole instance."""
@@ -135,14 +135,14 @@ class EmailBisonState:
         self.world = world
         self.lock = threading.RLock()
         self.instances: dict[str, InstanceState] = {}
-        self._random = random.Random()
+        self._random = random.Random(0)  # noqa: S311 # invented data
         self.reset()
 
     def reset(self) -> None:
         """Back to the seeded world."""
         with self.lock:
             self.instances = {each.name: InstanceState(each, seed=self.world.seed) for each in self.world.instances}
-            self._random = random.Random(f"motion:{self.world.seed}")
+            self._random = random.Random(f"motion:{self.world.seed}")  # noqa: S311 # invented data
 
     def snapshot(self) -> EmailBisonWorld:
         """The world as it is now, for comparing with what was read from it."""
@@ -159,18 +159,25 @@ class EmailBisonState:
     def interested_ids(self, client_key: str) -> list[int]:
         """Ids of the client's interested replies, newest first."""
         with self.lock:
-            return [each.id for each in newest_first(self._of_client(client_key)[1].replies) if each.interested]
+            return [each.id for each in newest_first(self.client(client_key)[1].replies) if each.interested]
+
+    def move_newest(self, client_key: str, *, interested: bool) -> None:
+        """The newest reply that is not so yet gets the mark (or loses it); nothing where there is none."""
+        with self.lock:
+            replies = newest_first(self.client(client_key)[1].replies)
+            for reply_id in [each.id for each in replies if each.interested != interested][:1]:
+                self.mark(client_key, reply_id, interested=interested)
 
     def mark(self, client_key: str, reply_id: int, *, interested: bool) -> None:
         """Somebody marks a reply as interested, or takes the mark away. Raises KeyError."""
         with self.lock:
-            workspace = self._of_client(client_key)[1]
+            workspace = self.client(client_key)[1]
             workspace.put_reply(workspace.replies[reply_id]._replace(interested=interested))
 
     def add_reply(self, client_key: str, *, interested: bool = True) -> int:
         """A lead of the client writes again, after everything so far; the new reply's id."""
         with self.lock:
-            instance, workspace = self._of_client(client_key)
+            instance, workspace = self.client(client_key)
             replies = newest_first(workspace.replies)
             pattern = next(each for each in replies if each.lead_id is not None)
             reply_id = instance.next_reply_id()
@@ -181,12 +188,12 @@ class EmailBisonState:
     def delete_lead(self, client_key: str, lead_id: int) -> None:
         """Somebody deletes a lead; its replies stay. Raises KeyError."""
         with self.lock:
-            self._of_client(client_key)[1].remove_lead(lead_id)
+            self.client(client_key)[1].remove_lead(lead_id)
 
     def delete_campaign(self, client_key: str, campaign_id: int) -> None:
         """Somebody deletes a campaign; its replies stay. Raises KeyError."""
         with self.lock:
-            self._of_client(client_key)[1].remove_campaign(campaign_id)
+            self.client(client_key)[1].remove_campaign(campaign_id)
 
     def current_team(self, instance: str) -> int:
         """The workspace the instance's user stands in."""
@@ -207,19 +214,20 @@ class EmailBisonState:
                 each.tokens.pop(token, None)
 
     def move_at_random(self, client_key: str) -> None:
-        """One change a person could make: mark, take a mark away, or a new interested reply. The same seed, the same ones."""
+        """One change a person could make: a mark, a mark taken away, a new interested reply. Seeded."""
         with self.lock:
-            replies = newest_first(self._of_client(client_key)[1].replies)
-            choice = self._random.randrange(3)
-            candidates = [each.id for each in replies if each.interested == (choice == 0)]
+            replies = newest_first(self.client(client_key)[1].replies)
+            change = self._random.choice(("unmark", "mark", "add"))
+            candidates = [each.id for each in replies if each.interested == (change == "unmark")]
             if not replies:
                 return
-            if choice == 2 or not candidates:
+            if change == "add" or not candidates:
                 self.add_reply(client_key)
             else:
-                self.mark(client_key, self._random.choice(candidates), interested=choice == 1)
+                self.mark(client_key, self._random.choice(candidates), interested=change == "mark")
 
-    def _of_client(self, client_key: str) -> tuple[InstanceState, WorkspaceState]:
+    def client(self, client_key: str) -> tuple[InstanceState, WorkspaceState]:
+        """A client's workspace and its instance; hold `lock` while using them. Raises KeyError."""
         for instance in self.instances.values():
             for workspace in instance.workspaces.values():
                 if client_key and workspace.client_key == client_key:

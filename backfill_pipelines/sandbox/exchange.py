@@ -1,7 +1,7 @@
 """One request from arrival to answer, the same for every fake vendor.
 
-Belongs here: the order of things (quota, faults, delay, the vendor's handler, hooks, log, delivery) and the broken ways of
-delivering an answer. Does not belong here: sockets (server.py) and what a vendor answers.
+Belongs here: the order of things (quota, faults, delay, the vendor's handler, hooks, log, delivery) and the broken ways
+of delivering an answer. Does not belong here: sockets (server.py) and what a vendor answers.
 """
 
 from __future__ import annotations
@@ -95,6 +95,10 @@ class Vendor(Protocol):
         """The answer to a path the vendor does not have."""
         ...
 
+    def check_fault(self, fault: Fault) -> None:
+        """Refuse a fault of its own kinds that makes no sense here. Raises FaultFormatError."""
+        ...
+
     def describe(self, request: Request, template: str) -> Call:
         """Whose request this is. Never fails: an unknown caller has no workspace."""
         ...
@@ -136,6 +140,7 @@ class Endpoint:
         self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
         request = Request(scope, receive)
         body = await request.body()
         call = self._vendor.describe(request, self._template)
@@ -146,7 +151,7 @@ class Endpoint:
         dropped = refusal is None and any(fault.kind in {"reset", "lost_reply"} for fault in faults)
         self._exchange.log.add(
             call,
-            query=request.url.query,
+            query=scope["query_string"].decode("latin-1"),
             served_workspace=visit.served_workspace,
             status=0 if dropped else answer.status,
             faults=tuple(fault.kind for fault in faults),
@@ -155,7 +160,7 @@ class Endpoint:
             await self._exchange.connections.drop(scope, receive)
             return
         answer.headers = {**headers, **answer.headers}
-        await _deliver(answer, visit, self._exchange.connections, scope, receive, send)
+        await self._deliver(answer, visit, receive, send)
 
     async def _answer(self, visit: Visit) -> Answer:
         """The vendor's answer, or the one of a fault that comes before it; then whatever is due after the request."""
@@ -184,6 +189,27 @@ class Endpoint:
                 return error_page(503)
         return None
 
+    async def _deliver(self, answer: Answer, visit: Visit, receive: Receive, send: Send) -> None:
+        """Send the answer, broken where a fault says so."""
+        body = answer.body
+        if visit.fault("truncated_json") is not None:
+            body = body[: len(body) // 2]
+        headers = {"content-type": answer.content_type, "content-length": str(len(body)), **answer.headers}
+        encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": answer.status, "headers": encoded})
+        slow = visit.fault("slow_body")
+        if visit.fault("cut_body") is not None:
+            await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
+            await self._exchange.connections.drop(visit.request.scope, receive)
+        elif slow is not None:
+            step = -(-len(body) // SLOW_CHUNKS) or 1
+            for start in range(0, len(body), step):
+                await send({"type": "http.response.body", "body": body[start : start + step], "more_body": True})
+                await asyncio.sleep(slow.number("seconds", 1.0) / SLOW_CHUNKS)
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await send({"type": "http.response.body", "body": body})
+
 
 def error_page(status: int) -> Answer:
     """What a proxy in front of a vendor answers: HTML where JSON is expected."""
@@ -191,29 +217,6 @@ def error_page(status: int) -> Answer:
     heading = f"{status} {title.get(status, 'Error')}"
     page = f"<html>\r\n<head><title>{heading}</title></head>\r\n<body>\r\n<center><h1>{heading}</h1></center>\r\n"
     return Answer(status, (page + "<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n").encode(), "text/html")
-
-
-async def _deliver(
-    answer: Answer, visit: Visit, connections: Connections, scope: Scope, receive: Receive, send: Send
-) -> None:
-    body = answer.body
-    if visit.fault("truncated_json") is not None:
-        body = body[: len(body) // 2]
-    headers = {"content-type": answer.content_type, "content-length": str(len(body)), **answer.headers}
-    encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": answer.status, "headers": encoded})
-    slow = visit.fault("slow_body")
-    if visit.fault("cut_body") is not None:
-        await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
-        await connections.drop(scope, receive)
-    elif slow is not None:
-        step = -(-len(body) // SLOW_CHUNKS) or 1
-        for start in range(0, len(body), step):
-            await send({"type": "http.response.body", "body": body[start : start + step], "more_body": True})
-            await asyncio.sleep(slow.number("seconds", 1.0) / SLOW_CHUNKS)
-        await send({"type": "http.response.body", "body": b""})
-    else:
-        await send({"type": "http.response.body", "body": body})
 
 
 __all__ = ["Answer", "Endpoint", "Exchange", "Handler", "RefusalError", "Vendor", "VendorRoute", "Visit", "error_page"]

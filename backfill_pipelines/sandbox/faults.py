@@ -1,8 +1,8 @@
 """Misbehaviour on request: which requests it strikes and what it does, whatever the vendor.
 
-Belongs here: the trigger (which request, the how-manieth, how likely), the faults every vendor can show, and the reading
-of faults from a file or from HTTP. Does not belong here: faults that only one vendor can show; a vendor names the kinds
-it understands and applies them itself.
+Belongs here: the trigger (which request, the how-manieth, how likely), the faults every vendor can show, and the
+reading of faults from a file or from HTTP. Does not belong here: faults that only one vendor can show; a vendor names
+the kinds it understands and applies them itself.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from pathlib import Path
 
 import yaml
 
-FaultKinds = Mapping[str, frozenset[str]]
-"""Kind of fault -> the names of the parameters it takes."""
+FaultKinds = Mapping[str, Mapping[str, type[int] | type[float] | type[str]]]
+"""Kind of fault -> the parameters it takes -> their type."""
 
 SHARED_KINDS: FaultKinds = {
-    "status": frozenset({"status"}),
-    "rate_limited": frozenset({"retry_after"}),
-    "reset": frozenset(),
-    "lost_reply": frozenset(),
-    "truncated_json": frozenset(),
-    "cut_body": frozenset(),
-    "slow_body": frozenset({"seconds"}),
-    "latency": frozenset({"seconds"}),
+    "status": {"status": int},
+    "rate_limited": {"retry_after": int},
+    "reset": {},
+    "lost_reply": {},
+    "truncated_json": {},
+    "cut_body": {},
+    "slow_body": {"seconds": float},
+    "latency": {"seconds": float},
 }
-"""`status` answers with an HTML error page; `rate_limited` with the vendor's own 429; `reset` drops the connection before
-anything happens and `lost_reply` after the request took effect; `truncated_json` is complete HTTP around half a document;
-`cut_body` ends the connection in the middle of the body; `slow_body` and `latency` take `seconds` longer."""
+"""`status` answers with an HTML error page; `rate_limited` with the vendor's own 429; `reset` drops the connection
+before anything happens and `lost_reply` after the request took effect; `truncated_json` is complete HTTP around half a
+document; `cut_body` ends the connection in the middle of the body; `slow_body` and `latency` take `seconds` longer."""
 
 
 class FaultFormatError(ValueError):
@@ -96,17 +96,14 @@ class Fault:
 
     kind: str
     trigger: Trigger = field(default_factory=Trigger)
-    parameters: Mapping[str, object] = field(default_factory=dict)
+    parameters: Mapping[str, str | int | float] = field(default_factory=dict)
 
     def number(self, name: str, default: float) -> float:
         """A numeric parameter."""
-        value = self.parameters.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise FaultFormatError(f"a fault of the kind {self.kind!r} needs a number as {name!r}")
-        return float(value)
+        return float(self.parameters.get(name, default))
 
     def text(self, name: str, default: str = "") -> str:
-        """A textual parameter; numbers are taken as they are written."""
+        """A textual parameter."""
         return str(self.parameters.get(name, default))
 
 
@@ -115,7 +112,7 @@ class ArmedTrigger:
 
     def __init__(self, trigger: Trigger, *, seed: str) -> None:
         self._trigger = trigger
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # noqa: S311 # which requests are struck
         self._matched = 0
         self._struck = 0
 
@@ -134,8 +131,11 @@ class ArmedTrigger:
 class FaultBook:
     """The faults and hooks in force. Safe to change while requests are served."""
 
-    def __init__(self, *, seed: int, kinds: FaultKinds, faults: Sequence[Fault] = ()) -> None:
+    def __init__(
+        self, *, seed: int, kinds: FaultKinds, check: Callable[[Fault], None], faults: Sequence[Fault] = ()
+    ) -> None:
         self.kinds = kinds
+        self._check = check
         self._seed = seed
         self._initial = tuple(faults)
         self._lock = threading.Lock()
@@ -144,7 +144,9 @@ class FaultBook:
         self.add(self._initial)
 
     def add(self, faults: Sequence[Fault]) -> None:
-        """Arm more faults; their counts start now."""
+        """Arm more faults; their counts start now. Raises FaultFormatError, and arms none, where one makes no sense."""
+        for fault in faults:
+            self._check(fault)
         with self._lock:
             for fault in faults:
                 seed = f"{self._seed}:{len(self._faults)}:{fault.kind}"
@@ -213,31 +215,37 @@ def describe_fault(fault: Fault) -> dict[str, object]:
     return {"kind": fault.kind, **chosen, **fault.parameters}
 
 
-_NUMBERS = {"nth": int, "count": int, "probability": float}
-_TRIGGER_FIELDS = frozenset(entry.name for entry in fields(Trigger))
+_TRIGGER_TYPES: Mapping[str, type[int] | type[float] | type[str]] = {
+    **{entry.name: str for entry in fields(Trigger)},
+    "nth": int,
+    "count": int,
+    "probability": float,
+}
 
 
 def _parse_fault(number: int, entry: object, kinds: FaultKinds) -> Fault:
     if not isinstance(entry, Mapping):
         raise FaultFormatError(f"fault {number} is not a mapping")
     kind = entry.get("kind")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise FaultFormatError(f"fault {number} has an unknown kind; known are {', '.join(sorted(kinds))}")
-    parameters = kinds[str(kind)]
-    unknown = sorted(str(name) for name in entry if name not in {"kind", *_TRIGGER_FIELDS, *parameters})
-    if unknown:
-        allowed = ", ".join(sorted(_TRIGGER_FIELDS | parameters))
-        raise FaultFormatError(f"fault {number} ({kind}) has the unknown keys {unknown}; allowed are {allowed}")
-    chosen: dict[str, str | int | float] = {}
-    for name in _TRIGGER_FIELDS & entry.keys():
+    types = {**_TRIGGER_TYPES, **kinds[kind]}
+    values: dict[str, str | int | float] = {}
+    for name, value in entry.items():
+        if name == "kind":
+            continue
+        if name not in types:
+            raise FaultFormatError(
+                f"fault {number} ({kind}) has an unknown key; allowed are {', '.join(sorted(types))}"
+            )
         try:
-            chosen[name] = _NUMBERS.get(name, str)(entry[name])
+            values[name] = types[name](value)
         except (TypeError, ValueError):
             raise FaultFormatError(f"fault {number} ({kind}) needs a number as {name!r}") from None
     return Fault(
-        kind=str(kind),
-        trigger=Trigger(**chosen),  # type: ignore[arg-type] # each name was converted to its field's type above
-        parameters={name: entry[name] for name in parameters & entry.keys()},
+        kind=kind,
+        trigger=Trigger(**{name: values[name] for name in _TRIGGER_TYPES & values.keys()}),  # type: ignore[arg-type] # converted above
+        parameters={name: value for name, value in values.items() if name not in _TRIGGER_TYPES},
     )
 
 

@@ -1,8 +1,8 @@
 """Invented names, companies and phone numbers that the seeded worlds are made of.
 
-Belongs here: word lists and number formats without any logic. Does not belong here: how often each occurs. Nobody in here
-exists. Phone numbers are from the ranges the regulators keep for fiction (555-01xx in North America, Ofcom's, ACMA's,
-ARCEP's, BNetzA's and PTS's drama numbers).
+Belongs here: word lists and number formats without any logic. Does not belong here: how often each occurs. Nobody in
+here exists. Phone numbers are from the ranges the regulators keep for fiction (555-01xx in North America, Ofcom's,
+ACMA's, ARCEP's, BNetzA's and PTS's drama numbers).
 """
 
 from __future__ import annotations
@@ -105,7 +105,13 @@ CAMPAIGN_NAMES: tuple[str, ...] = (
     "Re-engage 2024",
 )
 
-SUBJECTS: tuple[str, ...] = ("Re: quick question", "Re: your roof", "Re: an idea for {company}", "RE: Fwd: estimate", "Re: 你好")
+SUBJECTS: tuple[str, ...] = (
+    "Re: quick question",
+    "Re: your roof",
+    "Re: an idea for {company}",
+    "RE: Fwd: estimate",
+    "Re: 你好",
+)
 TEXTS: tuple[str, ...] = (
     "Sounds good, can you call me next week?",
     'He said "maybe", let us talk;\r\nthanks, A.',
@@ -118,7 +124,13 @@ TEXTS: tuple[str, ...] = (
 
 # Region -> formats with one place for a number from 5 to 99. The first ones are valid in libphonenumber.
 PHONE_FORMATS: dict[str, tuple[str, ...]] = {
-    "US": ("(205) 555-01{:02d}", "1-212-555-01{:02d}", "415.555.01{:02d}", "+1 303 555 01{:02d}", "+44 20 7946 00{:02d}"),
+    "US": (
+        "(205) 555-01{:02d}",
+        "1-212-555-01{:02d}",
+        "415.555.01{:02d}",
+        "+1 303 555 01{:02d}",
+        "+44 20 7946 00{:02d}",
+    ),
     "CA": ("(604) 555-01{:02d}", "+1-416-555-01{:02d}", "514 555 01{:02d}"),
     "GB": ("020 7946 00{:02d}", "+44 (0)161 496 00{:02d}", "07700 9000{:02d}"),
     "AU": ("(02) 5550 10{:02d}", "+61 2 5550 10{:02d}"),
@@ -131,9 +143,16 @@ BROKEN_PHONES: tuple[str, ...] = (
     "call me",
     "0000000000",
     "n/a",
-    "(205) 555-01{:02d} / (205) 555-0112",
 )
-PHONE_LABELS: tuple[str, ...] = ("Phone", "phone number", "Cell Phone", "mobile", "PHONE NUMBER", "Mobile", "cell phone")
+PHONE_LABELS: tuple[str, ...] = (
+    "Phone",
+    "phone number",
+    "Cell Phone",
+    "mobile",
+    "PHONE NUMBER",
+    "Mobile",
+    "cell phone",
+)
 OTHER_LABELS: tuple[tuple[str, str], ...] = (
     ("City", "Fernhollow"),
     ("LinkedIn", "https://social.example/in/nobody"),

@@ -1,7 +1,7 @@
 """The sandbox's server: all fake vendors in one process, on 127.0.0.1.
 
-Belongs here: sockets, starting and stopping, and the control routes under `/_sandbox`. Does not belong here: what a vendor
-answers (its own file) and what happens to each request (exchange.py).
+Belongs here: sockets, starting and stopping, and the control routes under `/_sandbox`. Does not belong here: what a
+vendor answers (its own file) and what happens to each request (exchange.py).
 
 Every port serves everything; the ports differ so that the accounts of a vendor (the instances of Email Bison) are on
 hosts of their own, as they are in the world. Loopback addresses other than 127.0.0.1 would do on Linux only.
@@ -47,9 +47,9 @@ class SandboxStartError(RuntimeError):
 class SandboxServer:
     """Fake vendors on real sockets.
 
-    A context manager: inside it, a thread of this process serves. `serve_forever` serves in the foreground instead. `port`
-    0 takes free ports; else the first account has `port`, the next one `port` + 1, and so on. `latency_seconds` is added
-    to every answer of a vendor.
+    A context manager: inside it, a thread of this process serves. `serve_forever` serves in the foreground instead.
+    `port` 0 takes free ports; else the first account has `port`, the next one `port` + 1, and so on. `latency_seconds`
+    is added to every answer of a vendor.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class SandboxServer:
         self._wanted_port = port
         self._log = RequestLog()
         self._connections = Connections()
-        self._faults = FaultBook(seed=seed, kinds=known_fault_kinds(vendors), faults=faults)
+        self._faults = FaultBook(seed=seed, kinds=known_fault_kinds(vendors), check=self._check_fault, faults=faults)
         self._exchange = Exchange(self._faults, self._log, self._connections, latency_seconds)
         self._ports: list[int] = []
         self._server: _ThreadedServer | None = None
@@ -194,6 +194,11 @@ class SandboxServer:
             default=Endpoint(self._exchange, vendor, "unknown", vendor.unknown_route),
             redirect_slashes=False,
         )
+
+    def _check_fault(self, fault: Fault) -> None:
+        for vendor in self._vendors:
+            if fault.kind in vendor.fault_kinds:
+                vendor.check_fault(fault)
 
     async def _show_requests(self, _request: Request) -> Response:
         return _json({"total": self._log.total(), "counts": self._log.counts()})

@@ -15,8 +15,8 @@ from typing import TypedDict
 
 from backfill_pipelines.sandbox.faults import Call
 
-LONGEST_LOG = 100_000
-"""Requests kept one by one (20 MB); a sandbox left running for days keeps counting but forgets the oldest."""
+LONGEST_LOG = 20_000
+"""Requests kept one by one (12 MB); a sandbox left running for days keeps counting but forgets the oldest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +148,7 @@ class RateWindow:
             wait = self._admitted[0] + self.limit.window_seconds - now if self._admitted else self.limit.window_seconds
             return Admission(admitted=False, remaining=0, retry_after_seconds=max(1, math.ceil(wait)))
         self._admitted.append(now)
-        return Admission(
-            admitted=True, remaining=self.limit.permits - len(self._admitted), retry_after_seconds=0
-        )
+        return Admission(admitted=True, remaining=self.limit.permits - len(self._admitted), retry_after_seconds=0)
 
     def reset(self) -> None:
         """Give every permit back."""

@@ -1,8 +1,8 @@
 """The arithmetic of a request budget: a row and a moment in, permits and a new row out.
 
 Belongs here: pure functions only; every rule about how many requests may be sent when. Does not belong here: storage
-(`quota_store.py`), waiting (`quota.py`), headers (`rate_limit_headers.py`). The SQL in `postgres_quota_store.py` says the
-same as `reserve_slots`, `take`, `give_back`, `refuse` and `apply_change`, and a test compares the two on random rows.
+(`quota_store.py`), waiting (`quota.py`), headers (`rate_limit_headers.py`). The two statements of
+`postgres_quota_store.py` say the same as `reserve_slots` and `take`, and a test compares them on random rows.
 
 Two kinds of budget share one row type:
 
@@ -154,20 +154,23 @@ def learn(row: BudgetRow, now: float, state: RateLimitState, terms: Terms) -> Bu
     by what the reserve lacks.
     """
     limit = state.limit if state.limit is not None and state.limit > 0 else row.permits
-    window = state.window_seconds if state.window_seconds is not None and state.window_seconds > 0 else row.window_seconds
+    stated = state.window_seconds
+    window = stated if stated is not None and stated > 0 else row.window_seconds
     known = replace(row, permits=limit, window_seconds=window)
     change = BudgetChange(
         permits=limit if limit != row.permits else None,
         window_seconds=window if abs(window - row.window_seconds) > ROUNDING else None,
     )
     if state.remaining is not None:
-        change = _give_way(change, known, now, state.remaining, state.reset_after, terms)
+        reduced, seconds = _give_way(known, now, state.remaining, state.reset_after, terms=terms)
+        change = replace(change, reduced_permits=reduced, reduced_seconds=seconds)
     return change if change != BudgetChange() else None
 
 
 def _give_way(
-    change: BudgetChange, row: BudgetRow, now: float, remaining: int, reset_after: float | None, terms: Terms
-) -> BudgetChange:
+    row: BudgetRow, now: float, remaining: int, reset_after: float | None, *, terms: Terms
+) -> tuple[int | None, float]:
+    """The reduced permits and for how many seconds; (None, 0) when what remains is enough for us."""
     usable = usable_permits(row, now, terms)
     unreduced = usable_permits(replace(row, reduced_permits=None), now, terms)
     kept_free = row.permits - _share(row.permits, terms)
@@ -179,13 +182,12 @@ def _give_way(
     else:
         reduced, seconds = float(unreduced - max(0, kept_free - remaining)), row.window_seconds
         lacking = usable - reduced
-    # No sign of other users: one request of jitter, two per cent, and the whole seconds in which headers count.
-    margin = max(1.0, 0.02 * row.permits, usable / row.window_seconds if reset_after is not None else 0.0)
+    # No sign of other users: one request of jitter or two per cent, and the second to which headers round a reset.
+    margin = max(1.0, 0.02 * row.permits) + (usable / row.window_seconds if reset_after is not None else 0.0)
     if lacking <= margin or usable == 1:
-        return change
+        return None, 0.0
     # `reduced` is what we may use; the row holds it before the reserve is taken off.
-    permits = max(1, math.floor(max(reduced, 1) / (1 - terms.reserve) + ROUNDING))
-    return replace(change, reduced_permits=permits, reduced_seconds=seconds)
+    return math.ceil(max(1, math.floor(reduced)) / (1 - terms.reserve) - ROUNDING), seconds
 
 
 # Counted budgets
@@ -215,9 +217,9 @@ def give_back(row: BudgetRow, count: int, window_started_at: float) -> BudgetRow
 def learn_count(row: BudgetRow, now: float, state: RateLimitState) -> BudgetChange | None:
     """What the headers of a response teach about a counted budget; None if nothing that matters.
 
-    The vendor's count is the truth, since others may use the budget too. It is written when it is ahead of ours by more than
-    a hundredth of the budget (less, near its end), and when it is behind by a tenth: then the vendor's window has begun
-    anew before ours.
+    The vendor's count is the truth, since others may use the budget too. It is written when it is ahead of ours by more
+    than a hundredth of the budget (less, near its end), and when it is behind by a tenth: then the vendor's window has
+    begun anew before ours.
     """
     limit = state.limit if state.limit is not None and state.limit > 0 else row.permits
     change = BudgetChange(permits=limit if limit != row.permits else None)
@@ -248,10 +250,11 @@ def apply_change(row: BudgetRow, now: float, change: BudgetChange) -> BudgetRow:
     window_seconds = change.window_seconds if change.window_seconds is not None else row.window_seconds
     row = replace(row, permits=permits, window_seconds=window_seconds)
     if change.reduced_permits is not None:
-        in_force = row.reduced_permits is not None and row.reduced_until is not None and row.reduced_until > now
+        in_force = row.reduced_until is not None and row.reduced_until > now
+        before = row.reduced_permits if in_force and row.reduced_permits is not None else change.reduced_permits
         row = replace(
             row,
-            reduced_permits=min(change.reduced_permits, row.reduced_permits or 0) if in_force else change.reduced_permits,
+            reduced_permits=min(change.reduced_permits, before),
             reduced_until=max(row.reduced_until or 0.0, now + change.reduced_seconds),
         )
     if change.used is not None or change.window_age is not None:

@@ -1,0 +1,317 @@
+"""The one place where the engine meets Dagster: a backfill becomes assets, a check, a job and a schedule.
+
+Belongs here: partitions in and out of Dagster, isolation of partitions inside a run, materializations and metadata.
+Does not belong here: what a partition's run does (`partition_run.py`); nothing in here decides anything about data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, cast
+
+import dagster as dg
+from pydantic import create_model
+
+from backfill_pipelines.engine.backfill import Backfill, RunOptions
+from backfill_pipelines.engine.ledger import Run, State
+from backfill_pipelines.engine.partition_run import Steps, run_partition
+from backfill_pipelines.engine.runtime import Runtime
+from backfill_pipelines.engine.verify import compare_partitions
+from backfill_pipelines.errors import BackfillError
+from backfill_pipelines.registry import Registry, partitions_to_add
+
+OpenRuntime = Callable[[], AbstractContextManager[Runtime]]
+RANGE_START_TAG = "dagster/asset_partition_range_start"
+RANGE_END_TAG = "dagster/asset_partition_range_end"
+
+
+def partitions_of(backfill: Backfill) -> dg.DynamicPartitionsDefinition:
+    """The partitions of a backfill: the registry's keys for it, kept in step by `registry_partitions`."""
+    return dg.DynamicPartitionsDefinition(name=backfill.name)
+
+
+def asset_keys(backfill: Backfill) -> tuple[dg.AssetKey, dg.AssetKey, dg.AssetKey]:
+    """The keys of a backfill's three assets: source, plan, target."""
+    return (
+        dg.AssetKey([backfill.name, backfill.source_asset]),
+        dg.AssetKey([backfill.name, "plan"]),
+        dg.AssetKey([backfill.name, backfill.target_asset]),
+    )
+
+
+def backfill_assets(
+    backfill: Backfill, *, open_runtime: OpenRuntime, max_partitions_per_run: int
+) -> dg.AssetsDefinition:
+    """The three assets of a backfill, as one step that works a run's partitions side by side.
+
+    Selecting the first two is the dry run; selecting only the last loads the newest stored plan.
+    """
+    source, plan, target = asset_keys(backfill)
+    specs = [
+        dg.AssetSpec(
+            source,
+            skippable=True,
+            description=f"What {backfill.name} reads, landed page by page in the schema backfill.",
+            group_name=backfill.name,
+            kinds=backfill.kinds["source"],
+        ),
+        dg.AssetSpec(
+            plan,
+            deps=[source],
+            skippable=True,
+            description="What a load will do, row by row. Materialize the source and the plan alone for a dry run.",
+            group_name=backfill.name,
+            kinds=backfill.kinds["plan"],
+        ),
+        dg.AssetSpec(
+            target,
+            deps=[plan],
+            skippable=True,
+            description=backfill.description,
+            group_name=backfill.name,
+            kinds=backfill.kinds["target"],
+        ),
+    ]
+    config_model = _config_model(backfill)
+
+    @dg.multi_asset(
+        name=backfill.name,
+        specs=specs,
+        can_subset=True,
+        partitions_def=partitions_of(backfill),
+        backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=max_partitions_per_run),
+    )
+    def work_partitions(context: dg.AssetExecutionContext, config: config_model) -> Iterator[Any]:  # type: ignore[valid-type]
+        options = backfill.options_model.model_validate(cast("dg.Config", config).model_dump())
+        selected = context.selected_asset_keys
+        steps = Steps(extract=source in selected, plan=plan in selected, load=target in selected)
+        with open_runtime() as runtime:
+            results = list(
+                _run_partitions(context, runtime, backfill, context.partition_keys, steps=steps, options=options)
+            )
+            if steps.load:
+                compare_partitions(runtime, backfill)
+        _raise_for_failed(results)
+        yield from ()
+
+    return work_partitions
+
+
+def _config_model(backfill: Backfill) -> type[dg.Config]:
+    """A backfill's options as Dagster's run configuration; the safe value is always the default."""
+    fields: dict[str, Any] = {
+        name: (field.annotation, field) for name, field in backfill.options_model.model_fields.items()
+    }
+    return create_model(f"{backfill.options_model.__name__}Config", __base__=dg.Config, **fields)
+
+
+def _run_partitions(
+    context: dg.AssetExecutionContext,
+    runtime: Runtime,
+    backfill: Backfill,
+    partition_keys: Sequence[str],
+    *,
+    steps: Steps,
+    options: RunOptions,
+) -> Iterator[Run]:
+    """Work the partitions side by side; log each one's materializations the moment it is done."""
+
+    async def one(partition_key: str) -> Run:
+        async with runtime.places:
+            return await run_partition(
+                runtime,
+                backfill,
+                partition_key,
+                steps=steps,
+                options=options,
+                dagster_run_id=context.run_id,
+                root_run_id=context.run.root_run_id or context.run_id,
+            )
+
+    for run in runtime.run_all([one(key) for key in partition_keys]):
+        context.log.info(summary(run))
+        if run.state is State.SUCCEEDED:
+            for key in sorted(context.selected_asset_keys):
+                context.log_event(
+                    dg.AssetMaterialization(asset_key=key, partition=run.partition_key, metadata=metadata(run))
+                )
+        yield run
+
+
+def _raise_for_failed(runs: Sequence[Run]) -> None:
+    """Fail the step with the names of the partitions that did not finish: exactly those get no materialization.
+
+    A parked partition is not a failure: it goes on at its wake time.
+    """
+    failed = [run for run in runs if run.state not in (State.SUCCEEDED, State.PARKED)]
+    if failed:
+        raise dg.Failure(
+            description=f"{len(failed)} of {len(runs)} partitions did not finish: "
+            + ", ".join(f"{run.partition_key} ({run.error_code})" for run in failed),
+            metadata={run.partition_key: run.error_message or run.state for run in failed},
+            allow_retries=False,
+        )
+
+
+def summary(run: Run) -> str:
+    """One line about a partition's run: key, state, counts and codes."""
+    counts = ", ".join(f"{name} {count}" for name, count in run.counts.items() if count)
+    code = f" ({run.error_code}: {run.error_message})" if run.error_code else ""
+    return f"{run.partition_key}: {run.state}{code}; {counts or 'nothing to do'}"
+
+
+def metadata(run: Run) -> dict[str, Any]:
+    """What the UI shows of a partition's run; counts, ids and codes only."""
+    shown: dict[str, Any] = {
+        "dagster/row_count": dg.IntMetadataValue(run.counts.get("applied", 0)),
+        "rows": run.counts.get("applied", 0),
+        "run_id": str(run.id),
+        "plan_hash": run.plan_hash or "",
+        "counts": dg.MetadataValue.md(_table(("", "records"), list(run.counts.items()))),
+        "reasons": dg.MetadataValue.md(_table(("reason", "records"), list(run.reasons.items()))),
+        "warnings": ", ".join(run.warnings) or "none",
+    }
+    if run.details:
+        shown["details"] = dg.MetadataValue.json(dict(run.details))
+    if run.verification is not None:
+        figures = {name: run.verification[name] for name in ("equal", "missing", "extra", "different", "explained")}
+        shown["source vs target"] = dg.MetadataValue.md(
+            _table(("source vs target", "records"), [*figures.items(), *run.verification["figures"].items()])
+        )
+        shown["verified"] = bool(run.verification["passed"])
+    return shown
+
+
+def _table(head: tuple[str, str], rows: Sequence[tuple[str, Any]]) -> str:
+    if not rows:
+        return "none"
+    lines = [f"| {head[0]} | {head[1]} |", "|:---|---:|"]
+    return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def backfill_check(backfill: Backfill, *, open_runtime: OpenRuntime) -> dg.AssetChecksDefinition:
+    """The asset check of a backfill: the newest stored comparison of every partition, named where they differ."""
+    target = asset_keys(backfill)[2]
+
+    @dg.asset_check(
+        asset=target,
+        name="source_equals_target",
+        description="Source against target for each partition, as compared right after its newest load.",
+    )
+    def source_equals_target() -> dg.AssetCheckResult:
+        with open_runtime() as runtime:
+            verified = runtime.ledger.newest_verifications(backfill.name)
+        rows = [(run.partition_key, run.verification or {}) for run in verified]
+        differing = [key for key, comparison in rows if not comparison["passed"]]
+        return dg.AssetCheckResult(
+            passed=not differing,
+            description=f"{len(rows) - len(differing)} of {len(rows)} partitions are equal.",
+            metadata={
+                "differing": ", ".join(differing) or "none",
+                "partitions": dg.MetadataValue.md(_comparison_table(rows)),
+            },
+        )
+
+    return source_equals_target
+
+
+def _comparison_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    names = ("equal", "missing", "extra", "different", "explained")
+    lines = [f"| partition | {' | '.join(names)} |", f"|:---|{'---:|' * len(names)}"]
+    lines += [f"| {key} | {' | '.join(str(comparison[name]) for name in names)} |" for key, comparison in rows]
+    return "\n".join(lines)
+
+
+def backfill_job(backfill: Backfill) -> Any:
+    """The job that launches all three assets: what a schedule and the command line run."""
+    return dg.define_asset_job(
+        backfill.name,
+        selection=dg.AssetSelection.assets(*asset_keys(backfill)),
+        partitions_def=partitions_of(backfill),
+        description=backfill.description,
+    )
+
+
+def backfill_schedule(backfill: Backfill, *, max_partitions_per_run: int) -> dg.ScheduleDefinition:
+    """The schedule of a backfill: every partition, in ranges, stopped until somebody starts it."""
+
+    @dg.schedule(
+        name=f"{backfill.name}_schedule",
+        job_name=backfill.name,
+        cron_schedule=backfill.schedule,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description=f"Runs {backfill.name} for every partition. Stopped by default: it writes.",
+    )
+    def all_partitions(context: dg.ScheduleEvaluationContext) -> Any:
+        keys = context.instance.get_dynamic_partitions(backfill.name)
+        if not keys:
+            return dg.SkipReason("There are no partitions yet; the sensor registry_partitions adds them.")
+        return [
+            dg.RunRequest(
+                run_key=f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}-{batch[0]}", tags=range_tags(batch)
+            )
+            for batch in ranges(keys, wanted=keys, size=max_partitions_per_run)
+        ]
+
+    return all_partitions
+
+
+def ranges(ordered: Sequence[str], *, wanted: Sequence[str], size: int) -> list[list[str]]:
+    """Cut the wanted partitions into runs: at most `size` each, contiguous in Dagster's order, as it knows only ranges."""
+    chosen = set(wanted)
+    batches: list[list[str]] = []
+    follows = False
+    for key in ordered:
+        if key not in chosen:
+            follows = False
+            continue
+        if follows and len(batches[-1]) < size:
+            batches[-1].append(key)
+        else:
+            batches.append([key])
+        follows = True
+    return batches
+
+
+def range_tags(batch: Sequence[str]) -> dict[str, str]:
+    """The tags that make a Dagster run work a range of partitions."""
+    return {RANGE_START_TAG: batch[0], RANGE_END_TAG: batch[-1]}
+
+
+def sync_partitions(instance: dg.DagsterInstance, backfill: Backfill, registry: Registry) -> list[str]:
+    """Add what the registry has and Dagster has not; returns the keys added. Never removes one."""
+    wanted = backfill.partition_keys(registry)
+    new = partitions_to_add(wanted, instance.get_dynamic_partitions(backfill.name))
+    if new:
+        instance.add_dynamic_partitions(backfill.name, new)
+    return new
+
+
+def registry_sensor(backfills: Sequence[Backfill], *, open_runtime: OpenRuntime) -> dg.SensorDefinition:
+    """The sensor that adds the registry's new keys to the partitions. It never removes one."""
+
+    @dg.sensor(
+        name="registry_partitions",
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Adds clients and workspaces that are new in the registry as partitions. Never removes any.",
+    )
+    def registry_partitions(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        try:
+            with open_runtime() as runtime:
+                wanted = {backfill.name: backfill.partition_keys(runtime.registry) for backfill in backfills}
+        except BackfillError as error:
+            # A registry that cannot be read is no empty registry.
+            return dg.SkipReason(error.message)
+        requests = [
+            partitions_of(backfill).build_add_request(new)
+            for backfill in backfills
+            if (new := partitions_to_add(wanted[backfill.name], context.instance.get_dynamic_partitions(backfill.name)))
+        ]
+        if not requests:
+            return dg.SkipReason("Every client and workspace of the registry is a partition already.")
+        return dg.SensorResult(dynamic_partitions_requests=requests)
+
+    return registry_partitions

@@ -1,0 +1,138 @@
+"""Settings of backfills: under their names in `defaults:` or in the entry of a client or workspace, which wins.
+
+Belongs here: one model per backfill, in `SETTINGS_MODELS`, and how two layers become one. Does not belong here: what a
+backfill does with a setting.
+
+To give a backfill settings, write its model here, every field with a default, and add it to `SETTINGS_MODELS`: the
+section is then checked when the file is read. Without a model in there it is kept as it is, and checked when it is
+used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, ValidationInfo, model_validator
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from backfill_pipelines.registry.configured import ConfiguredText, InvalidValueError
+from backfill_pipelines.registry.explanation import explain, first_mistake, unknown_key
+from backfill_pipelines.registry.source import Path, SourceDocument, SourceMapping, SourceText
+
+Model = TypeVar("Model", bound="BackfillSettings")
+
+
+class BackfillSettings(BaseModel):
+    """What every backfill can be told. Lists arrive as tuples: type them so."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    section: ClassVar[str]
+    """The name under which it stands: the backfill's."""
+
+    store_skips: bool = False
+    """Store the plan's `skip` rows too, which otherwise are only counted by reason."""
+
+    @classmethod
+    def merged(cls, defaults: Self, entry: Self) -> Self:
+        """Both layers as one: what the entry sets wins. A model whose lists add up says so by overriding this."""
+        return defaults.model_copy(update={name: getattr(entry, name) for name in entry.model_fields_set})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_all_keys(cls, data: Any) -> Any:
+        for key, value in data.items() if isinstance(data, dict) else ():
+            if key not in cls.model_fields:
+                raise unknown_key("unknown_key", "setting", key, value, list(cls.model_fields))
+        return data
+
+
+class ClientLeadsSettings(BackfillSettings):
+    """Settings of `client_leads`: none beyond what every backfill has."""
+
+    section: ClassVar[str] = "client_leads"
+
+
+SETTINGS_MODELS: Final[Mapping[str, type[BackfillSettings]]] = MappingProxyType(
+    {model.section: model for model in (ClientLeadsSettings,)}
+)
+
+
+@dataclass(frozen=True, repr=False)
+class SettingsLayer:
+    """The settings of one backfill in one place of the file, not read yet: they may name variables."""
+
+    values: Mapping[str, Any]
+    environ: Mapping[str, str]
+    document: SourceDocument
+    path: Path
+
+    def read(self, model: type[Model]) -> Model:
+        """The settings with their variables read. Raises ConfigurationError."""
+        try:
+            return model.model_validate({key: self._resolved(value) for key, value in self.values.items()})
+        except ValidationError as error:
+            raise explain(error, self.document, self.path) from None
+
+    def check(self, model: type[BackfillSettings], *, only_known: bool = False) -> None:
+        """Raise ConfigurationError for what is wrong without reading a variable; values with variables wait.
+
+        With `only_known` keys that the model lacks pass: the model is not the backfill's own.
+        """
+        values = {key: value for key, value in self.values.items() if not only_known or key in model.model_fields}
+        for text in _texts_with_variables(self.values):
+            try:
+                ConfiguredText.from_text(text, environ=self.environ, origin=text.origin)
+            except InvalidValueError as error:
+                raise text.origin.error("registry_invalid", str(error)) from None
+        try:
+            model.model_validate(values)
+        except ValidationError as error:
+            mistake = first_mistake(
+                error, self.document, self.path, counts=lambda path: not _has_variables(self.document.value(path))
+            )
+            if mistake is not None:
+                raise mistake from None
+
+    def _resolved(self, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: self._resolved(inner) for key, inner in value.items()}
+        if isinstance(value, tuple):
+            return tuple(self._resolved(inner) for inner in value)
+        if isinstance(value, SourceText) and _has_variables(value):
+            return ConfiguredText.from_text(value, environ=self.environ, origin=value.origin).resolve()
+        return value
+
+    def __repr__(self) -> str:
+        return f"SettingsLayer(keys={sorted(self.values)})"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Accept any mapping."""
+        return core_schema.with_info_plain_validator_function(cls._validated)
+
+    @classmethod
+    def _validated(cls, value: object, info: ValidationInfo) -> SettingsLayer:
+        if isinstance(value, SettingsLayer):
+            return value
+        if not isinstance(value, dict):
+            raise PydanticCustomError("dict_type", "must be a mapping")
+        environ = (info.context or {}).get("environ", {})
+        if isinstance(value, SourceMapping):
+            return cls(value, environ, value.document, value.path)
+        return cls(value, environ, SourceDocument("the registry", value), ())
+
+
+def _has_variables(value: object) -> bool:
+    return isinstance(value, str) and "${" in value
+
+
+def _texts_with_variables(value: object) -> Iterator[SourceText]:
+    if isinstance(value, SourceText) and _has_variables(value):
+        yield value
+    elif isinstance(value, Mapping | tuple):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts_with_variables(inner)

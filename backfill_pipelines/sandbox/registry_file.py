@@ -1,0 +1,45 @@
+"""A `clients.yaml` that points at a running sandbox.
+
+Belongs here: the text of that file. Does not belong here: reading one. The tokens stand in it literally: they open
+nothing but the sandbox they were invented for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from backfill_pipelines.sandbox.email_bison_records import EmailBisonWorld
+
+DEFAULT_REGION = "US"
+
+
+def registry_yaml(world: EmailBisonWorld, instance_urls: Mapping[str, str], *, admin_only: bool = False) -> str:
+    """The registry of all clients of a world, sorted by key.
+
+    `instance_urls` is `SandboxServer.account_urls("email-bison")`. With `admin_only` the clients have no token of their
+    own and the instances' admin tokens must do.
+    """
+    document: dict[str, Any] = {
+        "defaults": {"phone_region": DEFAULT_REGION, "timezone": "America/Los_Angeles"},
+        "email_bison": {
+            instance.name: {"base_url": instance_urls[instance.name], "admin_token": instance.admin_token}
+            for instance in world.instances
+        },
+        "clients": [],
+    }
+    for key in world.client_keys():
+        instance, workspace = world.client(key)
+        bison: dict[str, Any] = {"instance": instance.name, "workspace_id": workspace.id}
+        if not admin_only:
+            bison["token"] = workspace.token
+        client: dict[str, Any] = {"key": key, "name": workspace.name, "email_bison": bison}
+        if workspace.phone_region != DEFAULT_REGION:
+            client["phone_region"] = workspace.phone_region
+        document["clients"].append(client)
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
+
+
+__all__ = ["registry_yaml"]

@@ -1,0 +1,56 @@
+"""When to try again, and when an outage has had enough of us.
+
+Belongs here: the policy of one request and the budget of an account, both without I/O. Does not belong here: which
+failures may be retried (`outcomes.py`), the limits of healthy traffic (`quota.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How one request is retried. Times are seconds.
+
+    A failure is tried again after a wait drawn evenly between 0 and `base_seconds * 2**n` ("full jitter": the retries of
+    many requests that failed together spread out), at most `maximum_delay_seconds`, until `attempts` were made or
+    `maximum_waiting_seconds` were waited. A refusal for being too many (429) is no failure and has limits of its
+    own: `refusals` of them, and a vendor that asks for more than `maximum_retry_after_seconds` is not waited for.
+    """
+
+    attempts: int = 5
+    base_seconds: float = 0.5
+    maximum_delay_seconds: float = 30.0
+    maximum_waiting_seconds: float = 120.0
+    refusals: int = 10
+    maximum_retry_after_seconds: float = 600.0
+
+    def delay(self, failures: int, jitter: float) -> float:
+        """Seconds to wait after so many failures (1 or more); `jitter` is a random number in [0, 1)."""
+        return jitter * min(self.maximum_delay_seconds, self.base_seconds * 2.0 ** min(failures, 32))
+
+
+class RetryBudget:
+    """Retries of one account: at most `share` of its requests, and `floor` more.
+
+    When a vendor is down, each request would otherwise be sent `attempts` times, to a vendor that can serve none. One
+    budget for all clients of an account; in memory, since each process sees an outage by itself. What is saved up is
+    capped at `floor`, so that a long healthy run does not pay for a storm.
+    """
+
+    def __init__(self, *, share: float = 0.2, floor: int = 10) -> None:
+        self._share = share
+        self._floor = float(floor)
+        self._tokens = float(floor)
+
+    def earn(self) -> None:
+        """A request is about to be made for the first time."""
+        self._tokens = min(self._floor, self._tokens + self._share)
+
+    def spend(self) -> bool:
+        """Whether one retry may be made; it is then spent."""
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True

@@ -1,0 +1,168 @@
+"""The sandbox's server: addresses, counts, reset, and serving in the foreground."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+import yaml
+
+from backfill_pipelines.sandbox.email_bison import EmailBisonSandbox
+from backfill_pipelines.sandbox.email_bison_records import EmailBisonWorld
+from backfill_pipelines.sandbox.entry import build_sandbox
+from backfill_pipelines.sandbox.faults import Trigger
+from backfill_pipelines.sandbox.product_schema import product_schema_sql
+from backfill_pipelines.sandbox.server import SandboxServer, SandboxStartError
+from backfill_pipelines_tests.sandbox.conftest import AMBER, CAFE, Connect
+
+FOREGROUND = """
+from backfill_pipelines.sandbox.entry import build_sandbox, serve_sandbox
+try:
+    serve_sandbox(build_sandbox(clients=2, scale=0.01), lambda sandbox: print(sandbox.registry_yaml(), flush=True))
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def test_the_two_instances_are_on_different_hosts(server: SandboxServer) -> None:
+    urls = server.account_urls("email-bison")
+    assert list(urls) == ["main", "second"]
+    assert len({httpx.URL(url).port for url in urls.values()}) == 2
+    assert urls["main"] == f"{server.base_url}/email-bison/main/api"
+
+
+def free_neighbours() -> int:
+    """A port that is free together with the next one."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port: int = first.getsockname()[1]
+            try:
+                second.bind(("127.0.0.1", port + 1))
+            except (OSError, OverflowError):
+                continue
+            return port
+
+
+def test_a_chosen_port_is_the_first_of_two(world: EmailBisonWorld) -> None:
+    port = free_neighbours()
+    with SandboxServer([EmailBisonSandbox(world)], port=port) as server:
+        assert server.account_urls("email-bison") == {
+            "main": f"http://127.0.0.1:{port}/email-bison/main/api",
+            "second": f"http://127.0.0.1:{port + 1}/email-bison/second/api",
+        }
+
+
+def test_a_taken_port_is_named_and_nothing_stays_open(world: EmailBisonWorld) -> None:
+    port = free_neighbours()
+    with socket.socket() as squatter:
+        squatter.bind(("127.0.0.1", port + 1))
+        squatter.listen()
+        with pytest.raises(SandboxStartError, match=f"port {port + 1} is taken"):
+            SandboxServer([EmailBisonSandbox(world)], port=port).start()
+    with SandboxServer([EmailBisonSandbox(world)], port=port) as server:
+        assert server.base_url.endswith(str(port))
+
+
+def test_a_stopped_server_answers_no_more_and_has_no_address(world: EmailBisonWorld) -> None:
+    server = SandboxServer([EmailBisonSandbox(world)]).start()
+    url = server.base_url
+    server.stop()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/_sandbox/requests")
+    with pytest.raises(SandboxStartError):
+        _ = server.base_url
+    server.stop()
+
+
+def test_requests_are_logged_with_workspace_and_status(
+    server: SandboxServer, client_of: Connect, world: EmailBisonWorld
+) -> None:
+    client = client_of(AMBER)
+    client.get("/replies?page=2")
+    client.get("/leads/999999")
+    entries = [(each.method, each.path, each.query, each.call.client, each.status) for each in server.requests]
+    assert entries == [("GET", "/replies", "page=2", AMBER, 200), ("GET", "/leads/999999", "", AMBER, 404)]
+    assert {each.served_workspace for each in server.requests} == {str(world.client(AMBER)[1].id)}
+
+
+def test_counts_are_told_per_workspace_and_route(server: SandboxServer, client_of: Connect) -> None:
+    for lead_id in (1, 2, 3):
+        client_of(AMBER).get(f"/leads/{lead_id}")
+    client_of(CAFE).get("/users")
+    told = httpx.get(f"{server.base_url}/_sandbox/requests").json()
+    assert told["total"] == 4
+    rows = {(row["client"], row["path"], row["status"]): row["count"] for row in told["counts"]}
+    assert rows == {(AMBER, "/leads/{id:int}", 404): 3, (CAFE, "/users", 200): 1}
+
+
+def test_a_reset_over_http_brings_everything_back(
+    server: SandboxServer, bison: EmailBisonSandbox, world: EmailBisonWorld, client_of: Connect
+) -> None:
+    bison.state.add_reply(AMBER)
+    bison.state.switch_workspace("main", world.client(AMBER)[1].id)
+    server.add_faults([{"kind": "status", "status": 500}])
+    server.after(Trigger(), lambda: bison.state.add_reply(AMBER))
+    assert client_of(AMBER).get("/users").status_code == 500
+    assert httpx.post(f"{server.base_url}/_sandbox/reset").json() == {"reset": True}
+    assert server.requests == []
+    assert client_of(AMBER).get("/users").status_code == 200
+    assert bison.state.snapshot() == world
+    assert bison.state.current_team("main") == 1
+
+
+def test_many_clients_at_once_all_get_their_own_workspace(
+    server: SandboxServer, world: EmailBisonWorld, client_of: Connect
+) -> None:
+    clients = {key: client_of(key) for key in world.client_keys()}
+
+    def read(number: int) -> bool:
+        key = world.client_keys()[number % len(clients)]
+        team = clients[key].get("/users").json()["data"]["team"]
+        return bool(team["id"] == world.client(key)[1].id)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(200)))
+    assert httpx.get(f"{server.base_url}/_sandbox/requests").json()["total"] == 200
+
+
+def test_the_foreground_server_ends_on_an_interrupt() -> None:
+    process = subprocess.Popen([sys.executable, "-c", FOREGROUND], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        lines = list(iter(process.stdout.readline, "\n"))
+        url = yaml.safe_load("".join(lines))["email_bison"]["main"]["base_url"]
+        assert httpx.get(f"{url}/users").status_code == 401
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=10)[0] == "interrupted\n"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_registry_points_at_the_running_sandbox_and_opens_every_workspace() -> None:
+    sandbox = build_sandbox(clients=24, scale=0.005)
+    with sandbox.server:
+        registry = yaml.safe_load(sandbox.registry_yaml())
+        assert len(registry["clients"]) == 24
+        for client in registry["clients"]:
+            entry = client["email_bison"]
+            url = registry["email_bison"][entry["instance"]]["base_url"]
+            with httpx.Client(
+                base_url=url, headers={"Authorization": f"Bearer {entry['token']}"}, verify=False
+            ) as http:
+                team = http.get("/users").json()["data"]["team"]
+            assert (team["id"], team["name"]) == (entry["workspace_id"], client["name"])
+        admin_only = yaml.safe_load(sandbox.registry_yaml(admin_only=True))
+    assert not any("token" in client["email_bison"] for client in admin_only["clients"])
+    assert all(instance["admin_token"] for instance in admin_only["email_bison"].values())
+
+
+def test_the_product_schema_is_shipped() -> None:
+    assert "CREATE TABLE client_leads" in product_schema_sql()
+    assert "DEFERRABLE INITIALLY DEFERRED" in product_schema_sql()

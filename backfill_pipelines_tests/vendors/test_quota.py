@@ -1,0 +1,513 @@
+"""The limiter in front of a shared budget: many coroutines in several "processes", on a clock that jumps.
+
+A "process" here is one `Quota` with a monotonic clock of its own; all of them share one store, which answers after a
+delay as a database does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backfill_pipelines.errors import ParkedError, TransientError
+from backfill_pipelines.vendors.budget import RateLimitState, Terms, usable_permits
+from backfill_pipelines.vendors.quota import Quota
+from backfill_pipelines.vendors.quota_store import InMemoryQuotaStore, QuotaKey, Reservation, Taken
+from backfill_pipelines_tests.vendors.test_budget import most_in_any_window
+from backfill_pipelines_tests.vendors.virtual_time import EPOCH, LoopClock, VirtualTimeLoop, run_virtually
+
+
+class DistantStore(InMemoryQuotaStore):
+    """The store in memory behind a network: each answer takes about `delay` seconds there and back."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, delay: float = 0.0, seed: int = 0) -> None:
+        super().__init__(LoopClock(loop))
+        self._delay, self._random = delay, random.Random(seed)
+        self.leases: list[int] = []
+        self.writes = 0
+        self.down = False
+
+    async def _network(self) -> None:
+        await asyncio.sleep(self._delay * self._random.uniform(0.45, 0.5))
+        if self.down:
+            raise TransientError("quota_unavailable", "The store is down.")
+
+    async def reserve(self, key: QuotaKey, count: int, terms: Terms) -> Reservation | None:
+        self.leases.append(count)
+        await self._network()
+        reservation = await super().reserve(key, count, terms)
+        await self._network()
+        return reservation
+
+    async def take(self, key: QuotaKey, count: int, terms: Terms) -> Taken | None:
+        self.leases.append(count)
+        await self._network()
+        return await super().take(key, count, terms)
+
+    async def change(self, key: QuotaKey, change: Any) -> Any:
+        self.writes += 1
+        return await super().change(key, change)
+
+
+class Process:
+    """One `Quota` with its own idea of the time, and a record of when its permits came."""
+
+    def __init__(self, loop: VirtualTimeLoop, store: InMemoryQuotaStore, *, start: float = 0.0, **budget: Any) -> None:
+        arguments = {"kind": "requests", "permits": 100, "window_seconds": 10.0, **budget}
+        self.loop = loop
+        self.clock = LoopClock(loop, monotonic_start=start, error=start)
+        # The store's answer is stamped with the asking machine's clock, as the Postgres store does it.
+        self.quota = Quota(vendor="acme", account="one", store=_Stamped(store, self.clock), clock=self.clock, **arguments)
+        self.sent: list[float] = []
+
+    async def worker(self, until: float = float("inf"), requests: float = float("inf")) -> None:
+        while self.loop.time() < until and requests > 0:
+            await self.quota.acquire()
+            self.sent.append(self.loop.time())
+            requests -= 1
+
+
+class _Stamped:
+    """A shared store as one machine sees it."""
+
+    def __init__(self, store: InMemoryQuotaStore, clock: LoopClock) -> None:
+        self._store, self._clock_of_machine = store, clock
+
+    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        operation = getattr(self._store, name)
+
+        async def stamped(*arguments: Any, **named: Any) -> Any:
+            from dataclasses import replace
+
+            answer = await operation(*arguments, **named)
+            received_at = self._clock_of_machine.monotonic()
+            if hasattr(answer, "snapshot"):
+                return replace(answer, snapshot=replace(answer.snapshot, received_at=received_at))
+            return answer if answer is None else replace(answer, received_at=received_at)
+
+        return stamped
+
+
+async def work(processes: list[Process], *, workers: int, seconds: float) -> None:
+    until = processes[0].loop.time() + seconds
+    tasks = [asyncio.ensure_future(process.worker(until)) for process in processes for _ in range(workers)]
+    await asyncio.sleep(seconds)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for process in processes:
+        await process.quota.aclose()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    budget=st.sampled_from([(100, 10.0), (25, 1.0), (100, 1.0), (1000, 10.0), (3, 1.0), (300, 60.0)]),
+    processes=st.integers(1, 4),
+    workers=st.integers(1, 40),
+    delay=st.sampled_from([0.0, 0.002, 0.08]),
+    reserve=st.sampled_from([0.0, 0.1]),
+    seed=st.integers(0, 100),
+)
+def test_workers_in_several_processes_exceed_no_window_and_use_98_per_cent(
+    budget: tuple[int, float], processes: int, workers: int, delay: float, reserve: float, seed: int
+) -> None:
+    permits, window = budget
+    loop = VirtualTimeLoop()
+    store = DistantStore(loop, delay=delay, seed=seed)
+    starts = [1000.0 * index for index in range(processes)]
+    all_processes = [
+        Process(loop, store, start=start, permits=permits, window_seconds=window, reserve=reserve) for start in starts
+    ]
+    seconds = 4 * window
+    run_virtually(work(all_processes, workers=workers, seconds=seconds), loop)
+    sent = [moment for process in all_processes for moment in process.sent]
+    usable = int(permits * (1 - reserve) + 1e-9) or 1
+    assert most_in_any_window(sent, window) <= usable  # sliding, and so aligned too
+    if workers >= 20:  # enough of them wait to keep a lease under way while the last one is used
+        assert len(sent) >= 0.98 * usable * (seconds - delay) / window
+
+
+def test_a_blocked_event_loop_sends_no_burst_afterwards() -> None:
+    loop = VirtualTimeLoop()
+    store = DistantStore(loop, delay=0.01)
+    one, other = Process(loop, store), Process(loop, store)
+
+    async def main() -> None:
+        tasks = [asyncio.ensure_future(work([one, other], workers=20, seconds=40.0))]
+        for pause in (3.0, 0.05, 0.5, 5.0):
+            await asyncio.sleep(4.7)
+            loop.block(pause)
+        await asyncio.gather(*tasks)
+
+    run_virtually(main(), loop)
+    sent = sorted(one.sent + other.sent)
+    assert most_in_any_window(sent, 10.0) <= 100
+    assert min(later - earlier for earlier, later in zip(one.sent, one.sent[1:], strict=False)) >= 0.0999
+
+
+def test_an_event_loop_that_always_lags_still_makes_progress() -> None:
+    loop = VirtualTimeLoop()
+    process = Process(loop, DistantStore(loop), permits=25, window_seconds=1.0)
+
+    async def lag() -> None:
+        while True:
+            await asyncio.sleep(0.001)
+            loop.block(0.03)  # four times the lateness that a permit may have
+
+    async def main() -> None:
+        lagging = asyncio.ensure_future(lag())
+        await process.worker(requests=100)
+        lagging.cancel()
+        await process.quota.aclose()
+
+    run_virtually(main(), loop)
+    assert most_in_any_window(process.sent, 1.0) <= 25
+
+
+def test_a_process_leases_no_more_than_it_has_waiters() -> None:
+    loop = VirtualTimeLoop()
+    store = DistantStore(loop)
+    process = Process(loop, store)
+
+    async def main() -> None:
+        await process.worker(requests=3)
+        await asyncio.gather(*(process.worker(requests=1) for _ in range(25)))
+        await process.quota.aclose()
+
+    run_virtually(main(), loop)
+    assert store.leases == [1, 1, 1, 10, 10, 5]
+
+
+def test_waiters_are_served_in_the_order_in_which_they_came() -> None:
+    loop = VirtualTimeLoop()
+    process = Process(loop, DistantStore(loop, delay=0.05))
+    served: list[int] = []
+
+    async def one(number: int) -> None:
+        await process.quota.acquire()
+        served.append(number)
+
+    async def main() -> None:
+        await asyncio.gather(*(one(number) for number in range(35)))
+        await process.quota.aclose()
+
+    run_virtually(main(), loop)
+    assert served == list(range(35))
+
+
+@settings(max_examples=25, deadline=None)
+@given(cancelled=st.sets(st.integers(0, 29)), at=st.floats(0, 3.5))
+def test_the_permits_of_cancelled_waiters_go_to_the_next(cancelled: set[int], at: float) -> None:
+    loop = VirtualTimeLoop()
+    process = Process(loop, DistantStore(loop, delay=0.05))
+
+    async def main() -> None:
+        tasks = [asyncio.ensure_future(process.worker(requests=1)) for _ in range(30)]
+        await asyncio.sleep(at)
+        for number in cancelled:
+            tasks[number].cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        served = sum(result is None for result in results)
+        assert served >= 30 - len(cancelled)
+        assert len(process.sent) == served
+        await process.quota.aclose()
+
+    run_virtually(main(), loop)
+    # The slots of the cancelled were not lost: nobody waited longer than for his own place in the queue.
+    assert process.sent[-1] <= 30 * 0.1015 + 0.1
+    assert most_in_any_window(process.sent, 10.0) <= 100
+
+
+def test_a_waiter_cancelled_in_the_instant_of_its_permit_hands_it_on() -> None:
+    loop = VirtualTimeLoop()
+    process = Process(loop, DistantStore(loop), permits=1, window_seconds=10.0)
+
+    async def main() -> None:
+        await process.quota.acquire()
+        first = asyncio.ensure_future(process.quota.acquire())
+        second = asyncio.ensure_future(process.worker(requests=1))
+        release = process.quota._hand_out
+
+        def hand_out_and_cancel() -> bool:
+            done = release()
+            first.cancel()
+            return done
+
+        process.quota._hand_out = hand_out_and_cancel  # type: ignore[method-assign]
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        await second
+        assert process.sent == [pytest.approx(10.15)]
+        await process.quota.aclose()
+
+    run_virtually(main(), loop)
+
+
+# What the vendor says
+
+
+def test_a_429_pushes_every_process_back_and_shrinks_the_budget_until_its_window_is_over() -> None:
+    loop = VirtualTimeLoop()
+    store = DistantStore(loop)
+    one, other = Process(loop, store), Process(loop, store)
+
+    async def main() -> None:
+        working = asyncio.ensure_future(work([one, other], workers=10, seconds=60.0))
+        await asyncio.sleep(20.0)
+        await asyncio.gather(*(one.quota.refused(5.0) for _ in range(10)))
+        await working
+
+    run_virtually(main(), loop)
+    sent = sorted(one.sent + other.sent)
+
+    def between(begin: float, end: float) -> int:
+        return sum(begin <= moment < end for moment in sent)
+
+    assert between(0, 20) >= 196
+    assert not [moment for moment in one.sent if 20.0 < moment < 25.0]
+    assert between(20.0, 25.0) <= 20  # the other process ends the block it holds, and the one it had ordered
+    assert between(23.0, 25.0) == 0
+    assert 45 <= between(25.0, 35.0) <= 50
+    assert between(40.0, 60.0) >= 196  # from 35.0 on, but for the slots given away before
+
+
+def test_a_refusal_without_a_time_waits_for_a_window_or_ten_seconds() -> None:
+    for window, pause in ((1.0, 1.0), (10.0, 10.0), (60.0, 10.0)):
+        loop = VirtualTimeLoop()
+        process = Process(loop, DistantStore(loop), window_seconds=window)
+
+        async def main(process: Process = process) -> None:
+            await process.worker(requests=1)
+            await process.quota.refused(None)
+            await process.worker(requests=1)
+            await process.quota.aclose()
+
+        run_virtually(main(), loop)
+        assert process.sent == [0.0, pytest.approx(pause)]
+
+
+def test_a_larger_limit_of_the_vendor_is_used_by_every_process_with_one_write() -> None:
+    loop = VirtualTimeLoop()
+    store = DistantStore(loop)
+    one, other = Process(loop, store), Process(loop, store)
+
+    async def main() -> None:
+        working = asyncio.ensure_future(work([one, other], workers=10, seconds=30.0))
+        await asyncio.sleep(10.0)
+        await asyncio.gather(*(one.quota.observe(RateLimitState(limit=200, remaining=150)) for _ in range(50)))
+        await working
+
+    run_virtually(main(), loop)
+    assert store.writes == 1
+    sent = [moment for moment in one.sent + other.sent if 15 <= moment < 25]
+    assert 196 <= len(sent) <= 200
+
+
+def test_endpoints_with_different_limits_do_not_write_the_budget_again_and_again() -> None:
+    loop = VirtualTimeLoop()
+    store = DistantStore(loop)
+    process = Process(loop, store)
+
+    async def main() -> None:
+        await process.worker(requests=1)
+        for _ in range(50):
+            await process.quota.observe(RateLimitState(limit=50))
+            await process.quota.observe(RateLimitState(limit=100))
+        assert store.writes == 1
+        assert process.quota.row.permits == 50
+        await asyncio.sleep(10.1)
+        await process.quota.observe(RateLimitState(limit=100))
+        assert process.quota.row.permits == 100
+        await process.quota.aclose()
+
+    run_virtually(main(), loop)
+
+
+def test_others_who_use_the_budget_are_given_way_to_until_the_window_is_over() -> None:
+    loop = VirtualTimeLoop()
+    process = Process(loop, DistantStore(loop), reserve=0.1)
+
+    async def main() -> None:
+        await process.worker(requests=1)
+        await process.quota.observe(RateLimitState(limit=100, remaining=0))
+        row = process.quota.row
+        assert usable_permits(row, EPOCH + loop.time(), Terms(reserve=0.1)) == 80
+        assert usable_permits(row, EPOCH + loop.time() + 10.1, Terms(reserve=0.1)) == 90
+        await process.quota.aclose()
+
+    run_virtually(main(), loop)
+
+
+def test_the_users_own_ceiling_stands_over_what_the_vendor_grants() -> None:
+    loop = VirtualTimeLoop()
+    process = Process(loop, DistantStore(loop), ceiling=20)
+
+    async def main() -> None:
+        await process.worker(requests=1)
+        await process.quota.observe(RateLimitState(limit=1000))
+        await work([process], workers=5, seconds=20.0)
+
+    run_virtually(main(), loop)
+    assert most_in_any_window(process.sent, 10.0) <= 20
+
+
+# Daily budgets
+
+
+def test_a_spent_day_parks_with_the_time_of_its_renewal() -> None:
+    loop = VirtualTimeLoop()
+    store = DistantStore(loop)
+    one, other = (Process(loop, store, kind="day", permits=30, window_seconds=86_400.0, reserve=0.1) for _ in range(2))
+
+    async def main() -> None:
+        await asyncio.sleep(100.0)
+        results = await asyncio.gather(
+            *(process.worker(requests=10) for process in (one, other) for _ in range(2)), return_exceptions=True
+        )
+        parked = [result for result in results if result is not None]
+        assert len(one.sent) + len(other.sent) == 27
+        for error in parked:
+            assert isinstance(error, ParkedError)
+            assert error.code == "daily_budget_spent"
+            assert error.wake_at.timestamp() == pytest.approx(EPOCH + 100 + 86_400)
+            assert error.wake_at.utcoffset() == timedelta(0)
+        assert len({id(error) for error in parked}) == len(parked)
+        await asyncio.sleep(86_400.0)
+        await one.worker(requests=27)
+        await one.quota.aclose()
+        await other.quota.aclose()
+
+    run_virtually(main(), loop)
+
+
+def test_a_day_is_leased_in_blocks_and_what_is_left_goes_back_on_close() -> None:
+    loop = VirtualTimeLoop()
+    store = DistantStore(loop)
+    process = Process(loop, store, kind="day", permits=1000, window_seconds=86_400.0)
+
+    async def main() -> None:
+        async with process.quota:
+            await process.worker(requests=13)
+            process.quota.give_back()
+        assert store.leases == [10, 10]
+        assert store._rows[process.quota.key].used == 12
+
+    run_virtually(main(), loop)
+
+
+def test_a_vendor_that_closes_the_day_parks_until_it_says() -> None:
+    loop = VirtualTimeLoop()
+    process = Process(loop, DistantStore(loop), kind="day", permits=1000, window_seconds=86_400.0)
+
+    async def main() -> None:
+        await process.worker(requests=1)
+        await process.quota.refused(7200.0)
+        with pytest.raises(ParkedError) as caught:
+            await process.quota.acquire()
+        assert caught.value.wake_at.timestamp() == pytest.approx(EPOCH + 7200)
+        await asyncio.sleep(7201.0)
+        await process.quota.acquire()
+        await process.quota.aclose()
+
+    run_virtually(main(), loop)
+
+
+def test_a_day_spent_by_others_parks() -> None:
+    loop = VirtualTimeLoop()
+    process = Process(loop, DistantStore(loop), kind="day", permits=1000, window_seconds=86_400.0, reserve=0.1)
+
+    async def main() -> None:
+        await process.worker(requests=10)
+        await process.quota.observe(RateLimitState(limit=1000, remaining=99))
+        with pytest.raises(ParkedError):
+            await process.quota.acquire()
+        await process.quota.aclose()
+
+    run_virtually(main(), loop)
+
+
+# When things break
+
+
+def test_a_store_that_is_down_fails_every_waiter_and_the_next_try_works() -> None:
+    loop = VirtualTimeLoop()
+    store = DistantStore(loop)
+    process = Process(loop, store)
+
+    async def main() -> None:
+        store.down = True
+        errors = await asyncio.gather(*(process.quota.acquire() for _ in range(12)), return_exceptions=True)
+        assert all(isinstance(error, TransientError) and error.code == "quota_unavailable" for error in errors)
+        store.down = False
+        await process.worker(requests=1)
+        await process.quota.aclose()
+
+    run_virtually(main(), loop)
+
+
+def test_a_budget_whose_row_disappeared_is_made_anew_by_the_next_try() -> None:
+    loop = VirtualTimeLoop()
+    store = DistantStore(loop)
+    process = Process(loop, store)
+
+    async def main() -> None:
+        await process.worker(requests=1)
+        store._rows.clear()
+        with pytest.raises(TransientError):
+            await process.quota.acquire()
+        await process.worker(requests=1)
+        await process.quota.aclose()
+
+    run_virtually(main(), loop)
+
+
+def test_closing_tells_those_who_wait_and_leaves_no_task() -> None:
+    loop = VirtualTimeLoop()
+    process = Process(loop, DistantStore(loop), permits=1, window_seconds=1000.0)
+
+    async def main() -> None:
+        await process.quota.acquire()
+        waiting = [asyncio.ensure_future(process.quota.acquire()) for _ in range(3)]
+        await asyncio.sleep(1.0)
+        await process.quota.aclose()
+        assert [str(error) for error in await asyncio.gather(*waiting, return_exceptions=True)] == [
+            "the quota was closed"
+        ] * 3
+        with pytest.raises(RuntimeError):
+            await process.quota.acquire()
+        await process.quota.aclose()
+
+    run_virtually(main(), loop)
+
+
+def test_when_the_last_waiter_leaves_nothing_goes_on() -> None:
+    loop = VirtualTimeLoop()
+    process = Process(loop, DistantStore(loop), permits=1, window_seconds=1000.0)
+
+    async def main() -> None:
+        await process.quota.acquire()
+        waiting = asyncio.ensure_future(process.quota.acquire())
+        await asyncio.sleep(1.0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await asyncio.sleep(0.01)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        await process.worker(requests=1)  # and a new one is served at the slot the other left
+        assert process.sent == [pytest.approx(1015.0)]
+        await process.quota.aclose()
+
+    run_virtually(main(), loop)
+
+
+def test_a_budget_without_permits_is_refused() -> None:
+    loop = VirtualTimeLoop()
+    with pytest.raises(ValueError, match="at least one permit"):
+        Process(loop, DistantStore(loop), permits=0)
+    loop.close()
