@@ -155,9 +155,7 @@ class ClientLeads:
             update_guard=sql.SQL("{} IS NULL").format(shape.column("t", "deleted_at")),
             guard_values={"workspace": _client(scope).name.resolve()},
             conflicts={
-                key.name: "reply_id_taken"
-                for key in shape.unique_keys
-                if shape.actual("bison_reply_id") in key.columns
+                key.name: "reply_id_taken" for key in shape.unique_keys if shape.actual("bison_reply_id") in key.columns
             },
         )
 
@@ -167,9 +165,7 @@ class ClientLeads:
         """Distinct leads at the source against interested rows in the target, by key."""
         workspace, shape = _workspace(scope), _shape(scope)
         source, _ = _source(scope, workspace)
-        comparison = compare(
-            source, _existing_rows(scope, shape), workspace=workspace, left_alone=_left_alone(scope)
-        )
+        comparison = compare(source, _existing_rows(scope, shape), workspace=workspace, left_alone=_left_alone(scope))
         return Reconciliation(
             equal=comparison.equal,
             missing=len(comparison.missing),

@@ -89,12 +89,12 @@ def interested_leads(replies: pd.DataFrame, leads: pd.DataFrame, *, workspace: W
     `replies` has reply_id, lead_id, campaign_id, known, date_received (microseconds), from_name, from_email_address;
     `leads` has lead_id, known, email, first_name, last_name, company, phone.
     """
-    known_leads = {row.lead_id: row for row in leads.itertuples(index=False) if row.known}
+    known_leads = {row.lead_id: row for row in _records(leads) if row.known}
     rejects: set[tuple[str, str]] = set()
     newest: dict[str, Any] = {}
     earliest: dict[str, float] = {}
     valid: dict[object, str | None] = {}
-    for reply in replies.sort_values("reply_id").itertuples(index=False):
+    for reply in _records(replies.sort_values("reply_id")):
         if not reply.known and not workspace.accepts_unknown:
             rejects.add((f"reply {reply.reply_id}", "unknown_campaign"))
             continue
@@ -122,7 +122,9 @@ def _interested_lead(
     key: str, reply: Any, known_leads: Mapping[int, Any], interested_at: float | None, *, phones: PhoneNormaliser
 ) -> InterestedLead:
     lead = known_leads.get(reply.lead_id) if reply.lead_id is not None else None
-    first_name, last_name = split_name(reply.from_name) if lead is None else (_text(lead.first_name), _text(lead.last_name))
+    first_name, last_name = (
+        split_name(reply.from_name) if lead is None else (_text(lead.first_name), _text(lead.last_name))
+    )
     phone = None if lead is None else _text(lead.phone)
     return InterestedLead(
         key=key,
@@ -159,9 +161,7 @@ def plan_client_leads(
     rows_by_key = _rows_by_key(existing)
     decisions = {lead.key: _decide(lead, rows_by_key.get(lead.key, []), workspace) for lead in source.leads}
     taken = _taken_reply_ids(source.leads, decisions, holders, workspace)
-    frame: list[tuple[Any, ...]] = [
-        (TARGET, key, Action.REJECT, reason, None, None) for key, reason in source.rejects
-    ]
+    frame: list[tuple[Any, ...]] = [(TARGET, key, Action.REJECT, reason, None, None) for key, reason in source.rejects]
     for lead in source.leads:
         action, reason, row = decisions[lead.key]
         if lead.key in taken:
@@ -261,7 +261,7 @@ def _taken_reply_ids(
     not, and so on until nothing changes.
     """
     holders_of: dict[int, list[Any]] = defaultdict(list)
-    for holder in holders.itertuples(index=False):
+    for holder in _records(holders):
         if _same_reply(holder, workspace):
             holders_of[int(holder.bison_reply_id)].append(holder.id)
     moves: dict[object, str] = {}
@@ -308,9 +308,7 @@ class Comparison:
     """Ids of the rows."""
 
 
-def compare(
-    source: Source, existing: pd.DataFrame, *, workspace: Workspace, left_alone: Collection[str]
-) -> Comparison:
+def compare(source: Source, existing: pd.DataFrame, *, workspace: Workspace, left_alone: Collection[str]) -> Comparison:
     """Compare the interested leads with the client's rows as they are now.
 
     `left_alone` are keys that the newest plan rejected or left as a conflict: they explain a difference.
@@ -343,11 +341,16 @@ def compare(
 def _rows_by_key(existing: pd.DataFrame) -> dict[str, list[Any]]:
     """The client's rows by comparison key; rows without an address are left alone."""
     rows: dict[str, list[Any]] = defaultdict(list)
-    for row in existing.itertuples(index=False):
+    for row in _records(existing):
         key = comparison_key(row.lead_email)
         if key is not None:
             rows[key].append(row)
     return rows
+
+
+def _records(frame: pd.DataFrame) -> Iterator[Any]:
+    """The rows of a frame of Python objects, as named tuples."""
+    return iter(frame.itertuples(index=False))
 
 
 def as_iso(microseconds: float | None) -> str | None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx
 from pydantic import SecretStr
 from sqlalchemy import Engine, delete, func, select
 
@@ -24,8 +25,12 @@ from backfill_pipelines.database.tables import bison_workspace_record
 from backfill_pipelines.engine.backfill import Scope
 from backfill_pipelines.errors import BackfillError, ConfigurationError, InterruptedRunError
 from backfill_pipelines.registry import Client, EmailBisonAccess, Registry
-from backfill_pipelines.vendors.email_bison import EmailBison
+from backfill_pipelines.vendors.clock import SystemClock
+from backfill_pipelines.vendors.email_bison import REQUESTS_PER_MINUTE, VENDOR, EmailBison
 from backfill_pipelines.vendors.email_bison_workspace import AdminReader, OwnTokenReader, WorkspaceReader
+from backfill_pipelines.vendors.postgres_quota_store import PostgresQuotaStore
+from backfill_pipelines.vendors.quota import Quota
+from backfill_pipelines.vendors.transport import ApiClient, RetryBudget, RetryPolicy, open_http_client
 
 _log = logging.getLogger(__name__)
 _LOCK_LOOKS_SECONDS = 0.5
@@ -124,9 +129,7 @@ def _land(engine: Engine, lists: RecordIds, *, instance: str, workspace_id: int)
         for record_id in sorted(getattr(lists, kind))
     ]
     with engine.begin() as connection:
-        connection.execute(
-            delete(table).where((table.c.instance == instance) & (table.c.workspace_id == workspace_id))
-        )
+        connection.execute(delete(table).where((table.c.instance == instance) & (table.c.workspace_id == workspace_id)))
         # An upsert: another process may be landing the same lists at this moment.
         land_rows(connection, table, rows)
 
@@ -163,9 +166,7 @@ async def proven_workspace(scope: Scope, client: Client) -> AsyncIterator[Proven
         await reader.prove()
 
 
-async def _lists(
-    scope: Scope, client: Client, reader: WorkspaceReader, *, admin: EmailBison | None
-) -> WorkspaceLists:
+async def _lists(scope: Scope, client: Client, reader: WorkspaceReader, *, admin: EmailBison | None) -> WorkspaceLists:
     neighbours = [
         other
         for other in scope.registry.clients
@@ -220,6 +221,42 @@ async def _neighbour_lists(scope: Scope, other: Client, *, admin: EmailBison | N
     except BackfillError as error:
         _log.warning("%s: the lists of %s cannot be read (%s)", scope.partition_key, other.key, error.code)
     return await asyncio.to_thread(landed, TRUSTED_WITHIN)
+
+
+async def _email_bison(scope: Scope, client: Client, token: SecretStr) -> EmailBison:
+    """A client for one token. All tokens share the connections; those of one instance share its quota and retries."""
+    instance = scope.registry.bison_instance(client)
+    host, clock = instance.host, SystemClock()
+
+    async def connections() -> httpx.AsyncClient:
+        return await scope.shared.enter(open_http_client())
+
+    async def account() -> tuple[Quota, RetryBudget]:
+        quota = Quota(
+            vendor=VENDOR,
+            account=host,
+            kind="requests",
+            permits=instance.requests_per_minute or REQUESTS_PER_MINUTE,
+            window_seconds=60,
+            store=PostgresQuotaStore(scope.engine, clock),
+            clock=clock,
+        )
+        return await scope.shared.enter(quota), RetryBudget()
+
+    http = await scope.shared.get("http", connections)
+    quota, retry_budget = await scope.shared.get(("email bison account", host), account)
+    return EmailBison(
+        ApiClient(
+            vendor="Email Bison",
+            base_url=instance.base_url.resolve(),
+            authorization=SecretStr(f"Bearer {token.get_secret_value()}"),
+            http=http,
+            quotas=[quota],
+            retry=RetryPolicy(),
+            retry_budget=retry_budget,
+            clock=clock,
+        )
+    )
 
 
 @asynccontextmanager

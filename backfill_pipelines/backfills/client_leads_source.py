@@ -199,9 +199,7 @@ class Extraction:
 
     def _note_figures(self) -> None:
         """Note what tells two workspaces apart: equal totals with an equal newest id cannot both be right."""
-        newest = select(func.max(bison_reply.c.reply_id)).where(
-            bison_reply.c.partition_key == self.scope.partition_key
-        )
+        newest = select(func.max(bison_reply.c.reply_id)).where(bison_reply.c.partition_key == self.scope.partition_key)
         with self.scope.engine.connect() as connection:
             self.scope.details |= {
                 "instance": self.instance,
@@ -351,5 +349,3 @@ def _time(value: object) -> str | None:
         return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
     except (ValueError, OverflowError):
         return None
-
-

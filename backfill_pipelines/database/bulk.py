@@ -63,7 +63,7 @@ def land_rows(connection: Connection, table: Table, rows: Iterable[Mapping[str, 
         typed=sql.SQL(", ").join(
             sql.SQL("{} {}").format(
                 sql.Identifier(column.name),
-                sql.SQL(column.type.compile(connection.dialect)),  # type: ignore[arg-type]
+                sql.SQL(column.type.compile(connection.dialect)),
             )
             for column in table.columns
         ),
@@ -81,7 +81,7 @@ def _identifiers(names: Iterable[str]) -> sql.Composed:
 
 
 def stream_columns(
-    connection: Connection, statement: sql.Composable, parameters: Sequence[Any]
+    connection: Connection, statement: sql.SQL | sql.Composed, parameters: Sequence[Any]
 ) -> tuple[list[str], Iterator[list[Any]]]:
     """Run a query through a server-side cursor: its column names, and its rows in lists of at most 10,000.
 

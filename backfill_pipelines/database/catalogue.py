@@ -50,11 +50,11 @@ class TableShape:
 
     def column(self, alias: str, logical: str) -> sql.Composable:
         """`alias.column`, quoted."""
-        return sql.SQL("{}.{}").format(sql.SQL(alias), sql.Identifier(self.columns[logical]))  # type: ignore[arg-type]
+        return sql.SQL("{}.{}").format(sql.SQL(alias), sql.Identifier(self.columns[logical]))
 
     def type_of(self, logical: str) -> sql.Composable:
         """The type's name as SQL; it comes from the catalogue, quoted there where it must be."""
-        return sql.SQL(self.types[logical])  # type: ignore[arg-type]
+        return sql.SQL(self.types[logical])
 
     def has_unique_key(self, logical: Collection[str]) -> bool:
         """Whether an immediate, whole unique key is over exactly these columns: what ON CONFLICT can name."""

@@ -160,8 +160,11 @@ def _libpq_parameters(url: sqlalchemy.URL) -> dict[str, str | tuple[str, ...]]:
     known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
     kept = {name: value for name, value in url.query.items() if name in known}
     foreign = {name.lower(): value for name, value in url.query.items() if name not in known}
-    if _first(foreign.pop("ssl", None)) in {"true", "1", "require"}:
+    if _first(foreign.get("ssl")) in {"true", "1", "require"}:
         kept.setdefault("sslmode", "require")
+        del foreign["ssl"]
+    elif _first(foreign.get("ssl")) in {"false", "0"}:
+        del foreign["ssl"]
     if any(name.startswith(("ssl", "tls")) for name in foreign):
         raise _invalid(
             "has a parameter about TLS that libpq does not know: write sslmode=require or sslmode=verify-full"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast
 from uuid import UUID
@@ -46,7 +47,7 @@ class SharedResources:
 
     def __init__(self) -> None:
         self._tasks: dict[object, asyncio.Task[Any]] = {}
-        self._closers: list[Callable[[], Awaitable[None]]] = []
+        self._open = AsyncExitStack()
 
     async def get(self, key: object, make: Callable[[], Awaitable[_Resource]]) -> _Resource:
         """Return the resource, made on the first call; who asks meanwhile waits for the same one.
@@ -65,16 +66,14 @@ class SharedResources:
                 del self._tasks[key]
             raise
 
-    def on_close(self, close: Callable[[], Awaitable[None]]) -> None:
-        """Have something closed when the process is done, last one first."""
-        self._closers.append(close)
+    async def enter(self, context: AbstractAsyncContextManager[_Resource]) -> _Resource:
+        """Open something that stays open until the process is done."""
+        return await self._open.enter_async_context(context)
 
     async def close(self) -> None:
-        """Close what was opened."""
-        for close in reversed(self._closers):
-            await close()
-        self._closers.clear()
+        """Close what was opened, last one first."""
         self._tasks.clear()
+        await self._open.aclose()
 
 
 class Progress(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import Any
 
 import dagster as dg
 from pydantic import create_model
@@ -73,17 +73,9 @@ def backfill_assets(
             kinds=backfill.kinds["target"],
         ),
     ]
-    config_model = _config_model(backfill)
 
-    @dg.multi_asset(
-        name=backfill.name,
-        specs=specs,
-        can_subset=True,
-        partitions_def=partitions_of(backfill),
-        backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=max_partitions_per_run),
-    )
-    def work_partitions(context: dg.AssetExecutionContext, config: config_model) -> Iterator[Any]:  # type: ignore[valid-type]
-        options = backfill.options_model.model_validate(cast("dg.Config", config).model_dump())
+    def work_partitions(context: dg.AssetExecutionContext, config: dg.Config) -> Iterator[Any]:
+        options = backfill.options_model.model_validate(config.model_dump())
         selected = context.selected_asset_keys
         steps = Steps(extract=source in selected, plan=plan in selected, load=target in selected)
         with open_runtime() as runtime:
@@ -95,7 +87,16 @@ def backfill_assets(
         _raise_for_failed(results)
         yield from ()
 
-    return work_partitions
+    # Dagster reads the configuration's schema from the annotation, and this backfill's options are known only here.
+    work_partitions.__annotations__ |= {"context": dg.AssetExecutionContext, "config": _config_model(backfill)}
+    decorate = dg.multi_asset(
+        name=backfill.name,
+        specs=specs,
+        can_subset=True,
+        partitions_def=partitions_of(backfill),
+        backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=max_partitions_per_run),
+    )
+    return decorate(work_partitions)
 
 
 def _config_model(backfill: Backfill) -> type[dg.Config]:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, any_, func, select, text
+from sqlalchemy import ARRAY, Connection, Integer, any_, func, literal, select, text
 
 from backfill_pipelines.database.tables import change
 from backfill_pipelines.engine.plan import EXECUTED
@@ -113,7 +113,7 @@ def undo_codes(connection: Connection, run_id: UUID, seqs: Sequence[int]) -> Cou
     """How many of these rows, all applied before an undo, came to each code; None counts those that were undone."""
     statement = (
         select(change.c.state, change.c.error_code, func.count())
-        .where(change.c.run_id == run_id, change.c.seq == any_(list(seqs)))
+        .where(change.c.run_id == run_id, change.c.seq == any_(literal(list(seqs), ARRAY(Integer))))
         .group_by(change.c.state, change.c.error_code)
     )
     counts: Counter[str | None] = Counter()
@@ -134,7 +134,7 @@ def read_changes(connection: Connection, run_id: UUID, seqs: Sequence[int]) -> l
         change.c.after,
         change.c.record_id,
         change.c.attempted_at.is_not(None).label("attempted"),
-    ).where(change.c.run_id == run_id, change.c.seq == any_(list(seqs)))
+    ).where(change.c.run_id == run_id, change.c.seq == any_(literal(list(seqs), ARRAY(Integer))))
     found = {row.seq: Change(**row._mapping) for row in connection.execute(statement)}
     return [found[seq] for seq in seqs]
 

@@ -23,7 +23,7 @@ from backfill_pipelines.engine.journal import ChangeState, executed_count, outco
 from backfill_pipelines.engine.ledger import Mode, Request, Run
 from backfill_pipelines.engine.plan import Action, store_plan
 from backfill_pipelines.engine.record_by_record import RecordLoad, RecordTarget
-from backfill_pipelines.engine.runtime import Runtime
+from backfill_pipelines.engine.runtime import Runtime, lock_name
 from backfill_pipelines.engine.set_based import load_set_based, sqlstate_of
 from backfill_pipelines.errors import BackfillError, ErrorCategory, RefusedError, TransientError
 
@@ -95,11 +95,6 @@ async def holding_partition(runtime: Runtime, request: Request, work: Callable[[
         await asyncio.to_thread(runtime.locks.release, name)
 
 
-def lock_name(backfill: str, partition_key: str) -> str:
-    """The name of a partition's advisory lock."""
-    return f"backfill/{backfill}/{partition_key}"
-
-
 async def _opened(runtime: Runtime, backfill: Backfill, request: Request, *, steps: Steps, options: RunOptions) -> Run:
     ledger, now = runtime.ledger, datetime.now(UTC)
     if steps.load and not steps.plan:
@@ -113,7 +108,7 @@ async def _opened(runtime: Runtime, backfill: Backfill, request: Request, *, ste
         run = await asyncio.to_thread(ledger.open_run, request, now=now)
         executed_before = await asyncio.to_thread(_executed, runtime, run)
     scope = runtime.scope(backfill, request.partition_key, options=options, run_id=run.id)
-    error = await guarded(lambda: _steps(runtime, backfill, scope, run, steps, executed_before), scope=scope)
+    error = await guarded(lambda: _steps(runtime, backfill, scope, run, steps=steps, executed_before=executed_before), scope=scope)
     await asyncio.to_thread(_record_counts, runtime, scope, run)
     finish = (
         (lambda: ledger.succeed(run, now=datetime.now(UTC), keep_extraction=not steps.plan and not steps.load))
@@ -128,18 +123,19 @@ async def guarded(work: Callable[[], Awaitable[None]], *, scope: Scope) -> Backf
 
     Every step goes on from what is committed, so doing all of them again repeats nothing.
     """
-    for delay in (*RETRY_DELAYS, None):
+    delays = iter(RETRY_DELAYS)
+    while True:
         try:
             await work()
         except Exception as caught:  # noqa: BLE001 - one partition's defect must not take the others with it
-            error = as_backfill_error(caught)
+            failure = as_backfill_error(caught)
         else:
             return None
-        if error.category is not ErrorCategory.TRANSIENT or delay is None or scope.stop.is_set():
-            return error
-        _log.warning("%s %s: %s, trying again in %.0f s", scope.backfill, scope.partition_key, error.code, delay)
+        delay = next(delays, None)
+        if failure.category is not ErrorCategory.TRANSIENT or delay is None or scope.stop.is_set():
+            return failure
+        _log.warning("%s %s: %s, trying again in %.0f s", scope.backfill, scope.partition_key, failure.code, delay)
         await asyncio.to_thread(scope.stop.wait, delay * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, not a secret
-    raise AssertionError("the last delay is None")
 
 
 def as_backfill_error(caught: Exception) -> BackfillError:
@@ -168,7 +164,7 @@ def _internal(caught: Exception, what: str) -> BackfillError:
 
 
 async def _steps(
-    runtime: Runtime, backfill: Backfill, scope: Scope, run: Run, steps: Steps, executed_before: int
+    runtime: Runtime, backfill: Backfill, scope: Scope, run: Run, *, steps: Steps, executed_before: int
 ) -> None:
     await asyncio.to_thread(backfill.preflight, scope)
     if not await asyncio.to_thread(_has_plan, runtime, run):

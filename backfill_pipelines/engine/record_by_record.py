@@ -42,12 +42,17 @@ class RecordTarget(Protocol):
     Every method gets rows of one run and answers for each of them by its `seq`.
     """
 
-    batch_rows: int
-    """How many rows one call of `write` takes: 1 where the vendor knows no batches."""
-    window_rows: int
-    """How many rows are noted as attempted, read again and then written together."""
-    concurrency: int
-    """How many calls of `write` are under way at once; the vendor's quota paces them besides."""
+    @property
+    def batch_rows(self) -> int:
+        """How many rows one call of `write` takes: 1 where the vendor knows no batches."""
+
+    @property
+    def window_rows(self) -> int:
+        """How many rows are noted as attempted, read again and then written together."""
+
+    @property
+    def concurrency(self) -> int:
+        """How many calls of `write` are under way at once; the vendor's quota paces them besides."""
 
     async def moved(self, changes: Sequence[Change]) -> Mapping[int, str]:
         """Of rows about to be written: those whose record no longer is as the plan saw it, with a code (`stale`)."""

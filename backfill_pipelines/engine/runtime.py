@@ -34,6 +34,11 @@ _DATABASE_THREADS = 16
 _LOOK_FOR_SIGNALS_SECONDS = 0.2
 
 
+def lock_name(backfill: str, partition_key: str) -> str:
+    """The name of a partition's advisory lock."""
+    return f"backfill/{backfill}/{partition_key}"
+
+
 class Runtime:
     """What partitions need to run, for one process. A context manager; open it once."""
 
@@ -68,8 +73,6 @@ class Runtime:
 
     def scope(self, backfill: Backfill, partition_key: str, *, options: RunOptions, run_id: UUID) -> Scope:
         """What the steps of one partition get to see."""
-        from backfill_pipelines.engine.partition_run import lock_name
-
         return Scope(
             backfill=backfill.name,
             partition_key=partition_key,

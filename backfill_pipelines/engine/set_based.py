@@ -37,8 +37,9 @@ _UNAVAILABLE_SQLSTATE_CLASSES = ("08", "53", "57")
 class SetBasedTarget(Protocol):
     """What a backfill brings to load, and to undo, a range of plan rows in the caller's transaction."""
 
-    batch_rows: int
-    """How many plan rows go into one transaction: locks are held that long."""
+    @property
+    def batch_rows(self) -> int:
+        """How many plan rows go into one transaction: locks are held that long."""
 
     def apply(self, connection: Connection, run_id: UUID, first: int, last: int) -> None:
         """Execute the rows `first <= seq <= last` that are still planned, and journal every one of them."""

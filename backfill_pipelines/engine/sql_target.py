@@ -247,7 +247,7 @@ class SqlTarget:
         )
 
     def _per_column(self, template: str, name: str) -> sql.Composed:
-        return sql.SQL(template).format(  # type: ignore[arg-type]
+        return sql.SQL(template).format(
             actual=sql.Identifier(self.shape.actual(name)),
             name=sql.Identifier(name),
             key=sql.Literal(name),

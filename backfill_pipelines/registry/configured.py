@@ -108,7 +108,10 @@ class Configured:
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Accept a text; the validation context's `environ` is where its variables are read."""
-        return core_schema.with_info_plain_validator_function(cls._validated)
+        # Without a serializer of its own a dump would take the dataclass apart and show the text.
+        return core_schema.with_info_plain_validator_function(
+            cls._validated, serialization=core_schema.to_string_ser_schema()
+        )
 
     @classmethod
     def _validated(cls, value: object, info: ValidationInfo) -> Self:
@@ -164,7 +167,8 @@ class ConfiguredUrl(ConfiguredText):
         if "@" in parts.netloc or parts.query or parts.fragment:
             msg = "must hold neither a user name nor a query; credentials have keys of their own"
             raise InvalidValueError(msg)
-        return text.rstrip("/")
+        # Host names know no case: two spellings of one instance are one instance.
+        return parts._replace(netloc=parts.netloc.lower()).geturl().rstrip("/")
 
 
 class ConfiguredRegion(ConfiguredText):
@@ -173,8 +177,9 @@ class ConfiguredRegion(ConfiguredText):
     def _checked(self, text: str) -> str:
         text = super()._checked(text)
         if text not in phonenumbers.SUPPORTED_REGIONS:
-            hint = f" ({text.upper()})" if text.upper() in phonenumbers.SUPPORTED_REGIONS else ""
-            msg = f"must be a country's two capital letters, such as US{hint}"
+            known = text.upper() in phonenumbers.SUPPORTED_REGIONS
+            hint = f"; did you mean {text.upper()}?" if known else ", such as US"
+            msg = f"must be a country's two capital letters{hint}"
             raise InvalidValueError(msg)
         return text
 
@@ -189,7 +194,7 @@ class ConfiguredTimezone(ConfiguredText):
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
             close = difflib.get_close_matches(text, zoneinfo.available_timezones(), n=1)
             hint = f"; did you mean {close[0]}?" if close else ", such as America/Los_Angeles"
-            msg = f"must be a time zone of the IANA database{hint}".removesuffix("?")
+            msg = f"must be a time zone of the IANA database{hint}"
             raise InvalidValueError(msg) from None
         return text
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from backfill_pipelines.errors import ConfigurationError
-from backfill_pipelines.registry.source import Path, SourceDocument
+from backfill_pipelines.registry.source import PLAIN_WORDS, Path, SourceDocument, sentence
 
 _OUR_CODES = {"invalid_key", "registry_invalid", "unknown_key", "unknown_vendor"}
 _MISTAKES = {
@@ -33,7 +33,6 @@ _MISTAKES = {
     "less_than_equal": "must be at most {le}",
 }
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
-_WORDS = re.compile(r"[A-Za-z_-]{1,30}")
 
 
 def explain(error: ValidationError, document: SourceDocument, prefix: Path = ()) -> ConfigurationError:
@@ -60,7 +59,7 @@ def _mistakes(error: ValidationError, prefix: Path) -> list[tuple[Path, ErrorDet
 def _explained(mistakes: list[tuple[Path, ErrorDetails]], document: SourceDocument) -> ConfigurationError:
     path, details = min(mistakes, key=lambda mistake: document.line(mistake[0]))
     code, subject, problem = _words(details, document, path)
-    return ConfigurationError(code, f"{document.file}, line {document.line(path)}: {subject} {problem}.")
+    return ConfigurationError(code, sentence(f"{document.file}, line {document.line(path)}: {subject} {problem}"))
 
 
 def _words(details: ErrorDetails, document: SourceDocument, path: Path) -> tuple[str, str, str]:
@@ -70,6 +69,8 @@ def _words(details: ErrorDetails, document: SourceDocument, path: Path) -> tuple
         return details["type"], subject, str(context["problem"])
     if details["type"] == "missing":
         return "missing_key", document.describe(path[:-1]), f"has no {path[-1]}; add that key"
+    if details["type"] == "extra_forbidden":
+        return "unknown_key", document.describe(path[:-1]), "has an unknown key"
     problem = _MISTAKES.get(details["type"], "has a value that cannot be used").format_map(context)
     return "registry_invalid", document.describe(path), problem
 
@@ -84,8 +85,8 @@ def unknown_key(
     """
     close = closest(key, known, 1)
     if _NAME.fullmatch(key) and close:
-        problem = f"has an unknown {noun}, {key}; did you mean {close[0]}"
-    elif _WORDS.fullmatch(key) and value is not None:
+        problem = f"has an unknown {noun}, {key}; did you mean {close[0]}?"
+    elif PLAIN_WORDS.fullmatch(key) and value is not None:
         problem = f"has an unknown {noun}, {key}; known are {', '.join(known)}"
     elif ":" in key:
         problem = f"has an unknown {noun} with a colon in it; put a space after the colon"

@@ -86,7 +86,7 @@ def _check_instances(registry: Registry, document: SourceDocument) -> None:
             continue
         known = list(registry.email_bison)
         close = closest(client.email_bison.instance, known, 1)
-        hint = f"did you mean {close[0]}" if close else f"known are {', '.join(known) or 'none'}"
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known) or 'none'}"
         problem = f"names an instance that email_bison does not have; {hint}"
         raise document.error("unknown_instance", ("clients", position, "email_bison", "instance"), problem)
 

@@ -27,6 +27,7 @@ from backfill_pipelines.registry.sections import (
     Workspace,
 )
 from backfill_pipelines.registry.settings import BackfillSettings, SettingsLayer
+from backfill_pipelines.registry.source import sentence
 from backfill_pipelines.registry.tables import TableNames
 
 Kind = Literal["client", "workspace"]
@@ -174,9 +175,9 @@ class Registry(Section):
             other = "client" if kind == "workspace" else "workspace"
             return ConfigurationError("unknown_client", f"{key} in {self._file} is a {other}, not a {kind}.")
         if close := closest(key, mine, _SUGGESTIONS):
-            hint = f"did you mean {' or '.join(close)}"
+            hint = f"did you mean {' or '.join(close)}?"
         else:
             more = f" and {len(mine) - _SUGGESTIONS} more" if len(mine) > _SUGGESTIONS else ""
             hint = f"known: {', '.join(mine[:_SUGGESTIONS]) or 'none'}{more}"
         asked = f"{kind} {key}" if is_partition_key(key) else f"{kind} of the key given"
-        return ConfigurationError("unknown_client", f"{self._file} has no {asked}; {hint}.")
+        return ConfigurationError("unknown_client", sentence(f"{self._file} has no {asked}; {hint}"))

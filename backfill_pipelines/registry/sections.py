@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from backfill_pipelines.registry.configured import (
@@ -42,7 +42,7 @@ def _partition_key(text: str) -> str:
 
 
 PartitionKey = Annotated[str, AfterValidator(_partition_key)]
-FrozenMapping = Annotated[dict[str, Value], AfterValidator(_frozen)]
+FrozenMapping = Annotated[dict[str, Value], AfterValidator(_frozen), PlainSerializer(dict)]
 PositiveInt = Annotated[int, Field(gt=0)]
 
 

@@ -112,7 +112,9 @@ class SettingsLayer:
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Accept any mapping."""
-        return core_schema.with_info_plain_validator_function(cls._validated)
+        return core_schema.with_info_plain_validator_function(
+            cls._validated, serialization=core_schema.to_string_ser_schema()
+        )
 
     @classmethod
     def _validated(cls, value: object, info: ValidationInfo) -> SettingsLayer:

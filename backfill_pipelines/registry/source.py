@@ -24,8 +24,10 @@ Path = tuple[str | int, ...]
 # A small file whose aliases refer to aliases grows without bound when it is read.
 _MAXIMUM_NODES = 100_000
 _MAXIMUM_DEPTH = 50
+PLAIN_WORDS = re.compile(r"[A-Za-z_-]{1,30}")
+"""A key that can be shown: tokens that went astray into a key's place hold digits, dots or are longer."""
 _TAG = "tag:yaml.org,2002:"
-_VARIABLE = re.compile(r"\$\{[^{}\n]*\}")
+_VARIABLE = re.compile(r"\$\{[^{}\s\"',]*\}")
 # Private characters stand in for `${` and `}` while YAML is parsed, one for one, so that columns stay right.
 _OPENING, _CLOSING = "\ue000\ue001", "\ue002"
 _ENTRY_NAMES = {"clients": "client", "workspaces": "workspace"}
@@ -42,8 +44,8 @@ class Origin:
     key: str
 
     def error(self, code: str, problem: str) -> ConfigurationError:
-        """The error whose sentence is place, key, owner, and the problem with the value."""
-        return ConfigurationError(code, f"{self.file}, line {self.line}: {self.key} of {self.owner} {problem}.")
+        """The error whose sentence is owner, place, key and the problem with the value."""
+        return ConfigurationError(code, sentence(f"{self.owner} ({self.file}, line {self.line}): {self.key} {problem}"))
 
 
 class SourceText(str):
@@ -57,6 +59,10 @@ class SourceText(str):
         made = super().__new__(cls, text)
         made.origin = origin
         return made
+
+    def __repr__(self) -> str:
+        """Not the text: it may be a token, and tracebacks show what functions held."""
+        return f"<text of line {self.origin.line}>"
 
 
 class SourceMapping(dict[str, Any]):
@@ -106,13 +112,20 @@ class SourceDocument:
 
     def error(self, code: str, path: Path, problem: str) -> ConfigurationError:
         """The error whose sentence is file, line, what stands there, and the problem with it."""
-        return ConfigurationError(code, f"{self.file}, line {self.line(path)}: {self.describe(path)} {problem}.")
+        return ConfigurationError(
+            code, sentence(f"{self.file}, line {self.line(path)}: {self.describe(path)} {problem}")
+        )
 
     def _entry(self, section: str, position: int) -> str:
         key = self.value((section, position, "key"))
         if isinstance(key, str) and key:
             return f"{_ENTRY_NAMES[section]} {key}"
         return f"entry {position + 1} of {section}"
+
+
+def sentence(text: str) -> str:
+    """The text with a full stop, unless it ends in a question."""
+    return text if text.endswith("?") else f"{text}."
 
 
 def parse_document(content: bytes, *, file: str) -> SourceDocument:
@@ -202,10 +215,11 @@ class _Reader:
             name = _restored(key_node.value)
             here = (*path, name)
             if name in made:
+                shown = f"the key {name}" if PLAIN_WORDS.fullmatch(name) else "a key"
                 raise ConfigurationError(
                     "duplicate_key",
-                    f"{self._file}, line {key_node.start_mark.line + 1}: a key stands here for the second time in one "
-                    f"mapping, first on line {self._lines[here]}; remove one of them.",
+                    f"{self._file}, line {key_node.start_mark.line + 1}: {shown} stands here for the second time in "
+                    f"one mapping, first on line {self._lines[here]}; remove one of them.",
                 )
             self._lines[here] = key_node.start_mark.line + 1
             made[name] = self._value(value_node, here, *self._owner(here, value_node, owner, key))
@@ -218,7 +232,7 @@ class _Reader:
             if section in _ENTRY_NAMES and isinstance(name, int):
                 return f"{_ENTRY_NAMES[str(section)].capitalize()} {_entry_key(node) or f'number {name + 1}'}", ()
             if section in _OWNERS:
-                return f"{_OWNERS[str(section)]} {name}", ()
+                return f"{_OWNERS[str(section)]} {name}", (*key, name)
         return owner, (*key, path[-1])
 
     def _scalar(self, node: yaml.ScalarNode, owner: str, key: Path) -> object:

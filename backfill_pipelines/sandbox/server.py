@@ -186,7 +186,7 @@ class SandboxServer:
             routes=[
                 Route(
                     route.path,
-                    Endpoint(self._exchange, vendor, route.path, route.handler),
+                    Endpoint(self._exchange, vendor, route.path.replace(":int}", "}"), route.handler),
                     methods=[route.method],
                 )
                 for route in vendor.routes()

@@ -16,7 +16,7 @@ from typing import TypedDict
 from backfill_pipelines.sandbox.faults import Call
 
 LONGEST_LOG = 20_000
-"""Requests kept one by one (12 MB); a sandbox left running for days keeps counting but forgets the oldest."""
+"""Requests kept one by one (10 MB); a sandbox left running for days keeps counting but forgets the oldest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ import time
 from typing import Protocol
 
 SLEW = 0.001
-"""Seconds per second by which the believed difference to another machine's clock may move. A correction shifts all that is
-timed by it: 1 ms in a window of 1 s is a fifteenth of the slack that a paced budget has."""
+"""Seconds per second by which the believed difference to another machine's clock may move. A correction shifts all that
+is timed by it: 1 ms in a window of 1 s is a fifteenth of the slack that a paced budget has."""
 STEP_SECONDS = 1.0
 """A difference further off than this is a step of the other clock (or a failover), not a slow reply."""
 
@@ -52,8 +52,9 @@ class SystemClock:
 class RemoteClock:
     """Another machine's clock, known from the replies that carried its time.
 
-    A reply was under way for a while, and not always for the same while. A constant delay does no harm to whoever spaces
-    requests by this clock, but its changes do: so the difference to the local clock follows what replies show slowly.
+    A reply was under way for a while, and not always for the same while. A constant delay does no harm to whoever
+    spaces requests by this clock, but its changes do: so the difference to the local clock follows what replies show
+    slowly.
     """
 
     def __init__(self, clock: Clock) -> None:

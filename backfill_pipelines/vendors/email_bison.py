@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from backfill_pipelines.errors import ConfigurationError, DataError, TransientError
-from backfill_pipelines.vendors.transport import ApiClient, VendorError
+from backfill_pipelines.vendors.transport import ApiClient, ForbiddenError, NotFoundError, RejectedRequestError, VendorError
 
 VENDOR = "email_bison"
 REQUESTS_PER_MINUTE = 2700
@@ -75,8 +75,8 @@ class EmailBison:
         meta = body.get("meta") if isinstance(body, dict) else None
         if not isinstance(rows, list) or not isinstance(meta, dict) or not all(isinstance(row, dict) for row in rows):
             raise _malformed(path, "has no rows or no meta")
-        total, last_page = meta.get("total"), meta.get("last_page")
-        if not _is_count(total) or not _is_count(last_page):
+        total, last_page = _count(meta.get("total")), _count(meta.get("last_page"))
+        if total is None or last_page is None:
             raise _malformed(path, "has no meta.total or meta.last_page")
         if not all(_is_id(row.get("id")) for row in rows):
             raise _malformed(path, "has a row without id")
@@ -90,9 +90,9 @@ class EmailBison:
         try:
             body = await self._api.get(path)
         except VendorError as error:
-            if error.status == 404:
+            if isinstance(error, NotFoundError):
                 return None
-            if error.status == 403 and FOREIGN_RECORD in str(error.body):
+            if isinstance(error, ForbiddenError) and FOREIGN_RECORD in str(error.body):
                 raise ForeignRecordError(
                     "foreign_rows",
                     "Email Bison refuses a record that the replies refer to: it belongs to another workspace. Nothing "
@@ -114,7 +114,7 @@ class EmailBison:
                 "/workspaces/v1.1/switch-workspace", json={"team_id": workspace_id}, idempotent=True
             )
         except VendorError as error:
-            if error.status not in (403, 404, 422):
+            if not isinstance(error, (ForbiddenError, NotFoundError, RejectedRequestError)):
                 raise
             raise ConfigurationError(
                 "switch_refused",
@@ -145,5 +145,5 @@ def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**63
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

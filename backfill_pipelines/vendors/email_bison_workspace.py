@@ -103,7 +103,7 @@ class AdminReader:
             self._proven = True
             if refusal is not None:
                 raise refusal
-            return cast(_Answer, answer)
+            return cast("_Answer", answer)
         raise TransientError(
             "workspace_contended",
             f"Somebody else keeps switching the workspace of the instance's admin_token: {CONTENDED_AFTER} answers in a "

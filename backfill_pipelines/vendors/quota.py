@@ -52,7 +52,7 @@ UNKNOWN_PAUSE_SECONDS = 10.0
 TIMER_RESOLUTION_SECONDS = 0.0005
 """Shorter waits are not waited: an event loop's timer has a resolution of a millisecond."""
 DROPS_IN_A_ROW = 3
-"""After so many times of dropping what was late, the next is used however late: an event loop that always lags must still
+"""After dropping what was late so many times, the next is used however late: an event loop that always lags must still
 make progress."""
 
 

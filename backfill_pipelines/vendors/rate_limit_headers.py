@@ -33,7 +33,7 @@ class RateLimits:
 
 
 def rate_limits(headers: Mapping[str, str], now: float) -> RateLimits:
-    """Read the limits from headers; names are matched as httpx does, without regard to case. `now`: seconds since 1970."""
+    """Read the limits from headers, whose names are matched without regard to case (httpx's are). `now`: since 1970."""
     interval = _number(headers.get("x-ratelimit-interval-milliseconds"))
     window = RateLimitState(
         limit=_count(headers.get("x-ratelimit-max")) or _count(headers.get("x-ratelimit-limit")),
@@ -50,14 +50,10 @@ def rate_limits(headers: Mapping[str, str], now: float) -> RateLimits:
 
 
 def retry_after_seconds(headers: Mapping[str, str], body: Any, now: float) -> float | None:
-    """How long a refusing vendor asks to wait: the longest of what the header and the body (`retry_after`) say, else the
-    reset of the window; None if it says nothing. Never negative."""
-    stated = [
-        seconds
-        for seconds in (_header_seconds(headers, now), _body_seconds(body))
-        if seconds is not None and math.isfinite(seconds)
-    ]
-    return max(stated) if stated else _reset(headers, now)
+    """How long the vendor asks to wait: the longer of what the header and the body (`retry_after`) say; None if it says
+    nothing. Never negative."""
+    stated = (_header_seconds(headers, now), _body_seconds(body))
+    return max((seconds for seconds in stated if seconds is not None), default=None)
 
 
 def _header_seconds(headers: Mapping[str, str], now: float) -> float | None:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 class RetryPolicy:
     """How one request is retried. Times are seconds.
 
-    A failure is tried again after a wait drawn evenly between 0 and `base_seconds * 2**n` ("full jitter": the retries of
-    many requests that failed together spread out), at most `maximum_delay_seconds`, until `attempts` were made or
-    `maximum_waiting_seconds` were waited. A refusal for being too many (429) is no failure and has limits of its
-    own: `refusals` of them, and a vendor that asks for more than `maximum_retry_after_seconds` is not waited for.
+    A failure is tried again after a wait drawn evenly between 0 and `base_seconds * 2**n` ("full jitter": the retries
+    of many requests that failed together spread out), at most `maximum_delay_seconds`, until `attempts` were made or
+    `maximum_waiting_seconds` of such waits would be exceeded (waiting for the quota does not count). A refusal for
+    being one too many (429) is no failure and has limits of its own: `refusals` of them, and a vendor that asks for
+    more than `maximum_retry_after_seconds` is not waited for.
     """
 
     attempts: int = 5
@@ -35,18 +36,18 @@ class RetryBudget:
     """Retries of one account: at most `share` of its requests, and `floor` more.
 
     When a vendor is down, each request would otherwise be sent `attempts` times, to a vendor that can serve none. One
-    budget for all clients of an account; in memory, since each process sees an outage by itself. What is saved up is
-    capped at `floor`, so that a long healthy run does not pay for a storm.
+    budget for all clients of an account; in memory, since each process sees an outage by itself. What a long healthy
+    run saves up is capped at `most`: enough for the requests that one hiccup of a few seconds fails.
     """
 
-    def __init__(self, *, share: float = 0.2, floor: int = 10) -> None:
+    def __init__(self, *, share: float = 0.2, floor: int = 10, most: int = 100) -> None:
         self._share = share
-        self._floor = float(floor)
+        self._most = float(most)
         self._tokens = float(floor)
 
     def earn(self) -> None:
         """A request is about to be made for the first time."""
-        self._tokens = min(self._floor, self._tokens + self._share)
+        self._tokens = min(self._most, self._tokens + self._share)
 
     def spend(self) -> bool:
         """Whether one retry may be made; it is then spent."""

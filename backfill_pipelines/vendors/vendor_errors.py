@@ -84,9 +84,7 @@ class ForbiddenError(VendorError, ConfigurationError):
     """403: the credentials are known and not enough."""
 
     CODE = "forbidden"
-    SENTENCE = (
-        "{vendor} does not let the token do this{facts}: check its scopes, and that it belongs to the account in the registry."
-    )
+    SENTENCE = "{vendor} does not let the token do this{facts}: check its scopes and whose it is in the registry."
 
 
 class NotFoundError(VendorError, DataError):
@@ -129,7 +127,9 @@ class MalformedResponseError(VendorError, TransientError):
     base_url that leads to a website, which does not."""
 
     CODE = "malformed_response"
-    SENTENCE = "{vendor} answered with something other than JSON{facts}: check base_url in the registry, then run again."
+    SENTENCE = (
+        "{vendor} answered with something other than JSON{facts}: check base_url in the registry, then run again."
+    )
 
 
 class UnexpectedRedirectError(VendorError, ConfigurationError):
@@ -143,7 +143,9 @@ class AmbiguousWriteError(VendorError, TransientError):
     """A write may or may not have been executed; look the record up before sending it again."""
 
     CODE = "ambiguous_write"
-    SENTENCE = "{vendor} may or may not have executed a write whose answer was lost{facts}: run again, which looks it up."
+    SENTENCE = (
+        "{vendor} may or may not have executed a write whose answer was lost{facts}: run again, which looks it up."
+    )
 
 
 def vendor_error_code(body: Any) -> str | None:
