@@ -28,18 +28,17 @@ from backfill_pipelines.backfills.client_leads_plan import (
     interested_leads,
     plan_client_leads,
 )
-from backfill_pipelines.backfills.client_leads_proof import bison_access, proven_workspace, token_of
-from backfill_pipelines.backfills.client_leads_source import Extraction, ForeignRowsError
+from backfill_pipelines.backfills.client_leads_proof import bison_access, forget_lists, proven_workspace, token_of
+from backfill_pipelines.backfills.client_leads_source import REPLIES, Extraction, ForeignRowsError
 from backfill_pipelines.database.bulk import copy_rows, stream_columns
 from backfill_pipelines.database.catalogue import TableShape, read_table, require_access, require_fillable
 from backfill_pipelines.database.tables import bison_lead, bison_reply
 from backfill_pipelines.engine.backfill import Plan, Reconciliation, RunOptions, Scope
-from backfill_pipelines.engine.ledger import Run
+from backfill_pipelines.engine.ledger import Run, read_cursor
 from backfill_pipelines.engine.plan import Action
 from backfill_pipelines.engine.sql_target import SqlTarget
-from backfill_pipelines.errors import ConfigurationError
-from backfill_pipelines.registry import Client, Registry
-from backfill_pipelines.vendors.email_bison import ForeignRecordError
+from backfill_pipelines.errors import BackfillError, ConfigurationError, ErrorCategory
+from backfill_pipelines.registry import Client
 
 _TIMES = ("interested_at", "date_received", "deleted_at", "updated_at")
 _EXAMPLES = 20
@@ -70,12 +69,9 @@ class ClientLeads:
         "target": {"postgres"},
     }
     partition_kind: ClassVar[Literal["client", "workspace"]] = "client"
+    uses: ClassVar[str] = "email_bison"
     options_model: ClassVar[type[RunOptions]] = ClientLeadsOptions
     schedule: ClassVar[str] = "0 3 * * *"
-
-    def partition_keys(self, registry: Registry) -> Sequence[str]:
-        """The clients with an Email Bison workspace."""
-        return registry.partition_keys("client", "email_bison")
 
     # --- what must be true before anything starts -----------------------------------------------------------------
 
@@ -112,8 +108,10 @@ class ClientLeads:
                     instance=scope.registry.bison_instance(client).host,
                     pages_ahead=proven.pages_ahead,
                 ).run()
-        except (ForeignRowsError, ForeignRecordError) as error:
-            await asyncio.to_thread(_discard, scope, error)
+        except BackfillError as error:
+            # What may pass (an outage, Ctrl-C) keeps what it has landed: the next run goes on from there.
+            if error.category in (ErrorCategory.CONFIGURATION, ErrorCategory.DATA):
+                await asyncio.to_thread(_discard, scope, error)
             raise
 
     # --- plan ------------------------------------------------------------------------------------------------------
@@ -304,18 +302,24 @@ def _left_alone(scope: Scope) -> set[str]:
         )
 
 
-def _discard(scope: Scope, error: ForeignRowsError | ForeignRecordError) -> None:
-    """Put the ids of foreign rows into the ledger, and forget what was landed: it is not this client's."""
-    reply_ids = error.reply_ids if isinstance(error, ForeignRowsError) else []
+def _discard(scope: Scope, error: BackfillError) -> None:
+    """Forget what a refused extraction has landed, and put the ids of foreign rows into the ledger.
+
+    What stayed would pass for this client's, and stop the client that it belongs to. What an earlier extraction has
+    landed stays until a new one replaces it: that was proven.
+    """
     with scope.engine.begin() as connection:
-        connection.execute(delete(bison_reply).where(bison_reply.c.partition_key == scope.partition_key))
-        connection.execute(delete(bison_lead).where(bison_lead.c.partition_key == scope.partition_key))
-        copy_rows(
-            connection,
-            table=("backfill", "change"),
-            columns=("run_id", "seq", "target", "record_key", "action", "reason"),
-            rows=(
-                (scope.run_id, seq, TARGET, f"reply {reply_id}", Action.REJECT.value, "foreign_rows")
-                for seq, reply_id in enumerate(reply_ids)
-            ),
-        )
+        if read_cursor(connection, backfill=scope.backfill, partition_key=scope.partition_key, stream=REPLIES):
+            connection.execute(delete(bison_reply).where(bison_reply.c.partition_key == scope.partition_key))
+            connection.execute(delete(bison_lead).where(bison_lead.c.partition_key == scope.partition_key))
+        if isinstance(error, ForeignRowsError):
+            forget_lists(connection, scope.registry, {scope.partition_key, *error.owners})
+            copy_rows(
+                connection,
+                table=("backfill", "change"),
+                columns=("run_id", "seq", "target", "record_key", "action", "reason"),
+                rows=(
+                    (scope.run_id, seq, TARGET, f"reply {reply_id}", Action.REJECT.value, "foreign_rows")
+                    for seq, reply_id in enumerate(error.reply_ids)
+                ),
+            )

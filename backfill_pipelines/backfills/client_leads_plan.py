@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from backfill_pipelines.engine.email_address import comparison_key, normalise_email
+from backfill_pipelines.engine.email_address import comparison_key, normalise_email, trimmed
 from backfill_pipelines.engine.phone_number import PhoneNormaliser
 from backfill_pipelines.engine.plan import Action, plan_frame
 
@@ -128,7 +128,8 @@ def _interested_lead(
     phone = None if lead is None else _text(lead.phone)
     return InterestedLead(
         key=key,
-        lead_email=_text(reply.from_email_address if lead is None else lead.email) or key,
+        # The lead's own spelling: the webhook writes that one, and the table's key is case-sensitive.
+        lead_email=trimmed(reply.from_email_address if lead is None else lead.email),
         reply_id=int(reply.reply_id),
         lead_id=reply.lead_id,
         campaign_id=reply.campaign_id,
@@ -298,7 +299,7 @@ def _same_reply(holder: Any, workspace: Workspace) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The source against the target, as keys; `extra` are rows that the webhook knows and the source no longer marks."""
+    """The source against the target; `extra` are rows that the webhook knows and the source no longer marks."""
 
     equal: int
     missing: Sequence[InterestedLead]
@@ -354,12 +355,17 @@ def _records(frame: pd.DataFrame) -> Iterator[Any]:
 
 
 def as_iso(microseconds: float | None) -> str | None:
-    """The one spelling of a time in plans: UTC with microseconds, as Postgres reads it."""
+    """The one spelling of a time in plans: UTC with microseconds, as Postgres reads it.
+
+    Postgres holds years that Python does not (and `infinity`). Such a mistyped year must not stop a whole client: its
+    row's compare-and-set fails, and it stays as a stale conflict.
+    """
     if microseconds is None or pd.isna(microseconds):
         return None
-    if microseconds in (float("inf"), float("-inf")):
+    try:
+        return (_EPOCH + timedelta(microseconds=int(microseconds))).isoformat(timespec="microseconds")
+    except OverflowError:
         return "infinity" if microseconds > 0 else "-infinity"
-    return (_EPOCH + timedelta(microseconds=int(microseconds))).isoformat(timespec="microseconds")
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Whose rows are these? Which token reads a client's workspace, and the lists that tell one workspace's rows from another's.
+"""Whose rows are these? Which token reads a client's workspace, and the lists that tell its rows from another's.
 
 No reply says which workspace it is of, but its campaign (or, without one, its sender) does: ids are unique within an
 instance. Belongs here: choosing the reader, and reading, sharing and keeping the lists. Does not belong here: how one
@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 from pydantic import SecretStr
-from sqlalchemy import Engine, delete, func, select
+from sqlalchemy import Connection, Engine, delete, func, select
 
 from backfill_pipelines.database.bulk import land_rows
 from backfill_pipelines.database.tables import bison_workspace_record
@@ -26,11 +26,11 @@ from backfill_pipelines.engine.backfill import Scope
 from backfill_pipelines.errors import BackfillError, ConfigurationError, InterruptedRunError
 from backfill_pipelines.registry import Client, EmailBisonAccess, Registry
 from backfill_pipelines.vendors.clock import SystemClock
-from backfill_pipelines.vendors.email_bison import REQUESTS_PER_MINUTE, VENDOR, EmailBison
+from backfill_pipelines.vendors.email_bison import EmailBison, connect, requests_quota
 from backfill_pipelines.vendors.email_bison_workspace import AdminReader, OwnTokenReader, WorkspaceReader
 from backfill_pipelines.vendors.postgres_quota_store import PostgresQuotaStore
 from backfill_pipelines.vendors.quota import Quota
-from backfill_pipelines.vendors.transport import ApiClient, RetryBudget, RetryPolicy, open_http_client
+from backfill_pipelines.vendors.transport import RetryBudget, open_http_client
 
 _log = logging.getLogger(__name__)
 _LOCK_LOOKS_SECONDS = 0.5
@@ -62,29 +62,21 @@ class WorkspaceLists:
     """The lists of the client's own workspace, and of the other registered workspaces of its instance."""
 
     own: RecordIds
-    others: RecordIds
-    """Of all others together."""
-    unread: Sequence[int] = field(default=())
-    """Registered workspaces whose lists could not be read: the proof is partial."""
+    others: Mapping[str, RecordIds]
+    """By the key of the other client."""
+    unread: Sequence[str] = ()
+    """Clients whose workspaces' lists could not be read: the proof is partial."""
 
     def is_own(self, row: Mapping[str, Any]) -> bool:
         """Whether the row is proven to be the workspace's own."""
         return self.own.has(row)
 
-    def is_foreign(self, row: Mapping[str, Any]) -> bool:
-        """Whether the row is another registered workspace's.
+    def owners(self, row: Mapping[str, Any]) -> list[str]:
+        """The other clients whose workspaces have the row; none of a row that is not foreign.
 
         A campaign that two workspaces list is foreign to both: one of the tokens answers with the other's data.
         """
-        return self.others.has(row)
-
-
-def together(lists: Sequence[RecordIds]) -> RecordIds:
-    """The union of several workspaces' lists."""
-    return RecordIds(
-        campaign=frozenset().union(*(ids.campaign for ids in lists)),
-        sender_email=frozenset().union(*(ids.sender_email for ids in lists)),
-    )
+        return [client for client, ids in self.others.items() if ids.has(row)]
 
 
 async def read_lists(engine: Engine, reader: WorkspaceReader, *, instance: str, workspace_id: int) -> RecordIds:
@@ -118,6 +110,16 @@ def landed_lists(engine: Engine, *, instance: str, workspace_id: int, within: ti
         campaign=frozenset(row.record_id for row in rows if row.kind == "campaign"),
         sender_email=frozenset(row.record_id for row in rows if row.kind == "sender_email"),
     )
+
+
+def forget_lists(connection: Connection, registry: Registry, keys: Collection[str]) -> None:
+    """Forget the landed lists of these clients' workspaces: a token has answered with another workspace's data."""
+    table = bison_workspace_record
+    for client in registry.clients:
+        if client.key not in keys or client.email_bison is None:
+            continue
+        host, workspace_id = registry.bison_instance(client).host, bison_access(client).workspace_id
+        connection.execute(delete(table).where(table.c.instance == host, table.c.workspace_id == workspace_id))
 
 
 def _land(engine: Engine, lists: RecordIds, *, instance: str, workspace_id: int) -> None:
@@ -167,13 +169,7 @@ async def proven_workspace(scope: Scope, client: Client) -> AsyncIterator[Proven
 
 
 async def _lists(scope: Scope, client: Client, reader: WorkspaceReader, *, admin: EmailBison | None) -> WorkspaceLists:
-    neighbours = [
-        other
-        for other in scope.registry.clients
-        if other.email_bison is not None
-        and other.key != client.key
-        and scope.registry.bison_instance(other).host == scope.registry.bison_instance(client).host
-    ]
+    neighbours = _neighbours(scope.registry, client)
     if admin is None:
         others = await asyncio.gather(*(_neighbour_lists(scope, other, admin=None) for other in neighbours))
     else:
@@ -181,9 +177,22 @@ async def _lists(scope: Scope, client: Client, reader: WorkspaceReader, *, admin
         others = [await _neighbour_lists(scope, other, admin=admin) for other in neighbours]
     return WorkspaceLists(
         own=await _fresh_lists(scope, client, reader),
-        others=together([ids for ids in others if ids is not None]),
-        unread=[bison_access(other).workspace_id for other, ids in zip(neighbours, others, strict=True) if ids is None],
+        others={other.key: ids for other, ids in zip(neighbours, others, strict=True) if ids is not None},
+        unread=[other.key for other, ids in zip(neighbours, others, strict=True) if ids is None],
     )
+
+
+def _neighbours(registry: Registry, client: Client) -> list[Client]:
+    """The other clients on the client's instance: ids are unique within one."""
+    # Not by `host`: an unset variable of another instance is not this client's mistake.
+    address = registry.bison_instance(client).base_url.identity()
+    return [
+        other
+        for other in registry.clients
+        if other.email_bison is not None
+        and other.key != client.key
+        and registry.bison_instance(other).base_url.identity() == address
+    ]
 
 
 async def _fresh_lists(scope: Scope, client: Client, reader: WorkspaceReader) -> RecordIds:
@@ -232,30 +241,14 @@ async def _email_bison(scope: Scope, client: Client, token: SecretStr) -> EmailB
         return await scope.shared.enter(open_http_client())
 
     async def account() -> tuple[Quota, RetryBudget]:
-        quota = Quota(
-            vendor=VENDOR,
-            account=host,
-            kind="requests",
-            permits=instance.requests_per_minute or REQUESTS_PER_MINUTE,
-            window_seconds=60,
-            store=PostgresQuotaStore(scope.engine, clock),
-            clock=clock,
-        )
+        store = PostgresQuotaStore(scope.engine, clock)
+        quota = requests_quota(host, per_minute=instance.requests_per_minute, store=store, clock=clock)
         return await scope.shared.enter(quota), RetryBudget()
 
     http = await scope.shared.get("http", connections)
     quota, retry_budget = await scope.shared.get(("email bison account", host), account)
-    return EmailBison(
-        ApiClient(
-            vendor="Email Bison",
-            base_url=instance.base_url.resolve(),
-            authorization=SecretStr(f"Bearer {token.get_secret_value()}"),
-            http=http,
-            quotas=[quota],
-            retry=RetryPolicy(),
-            retry_budget=retry_budget,
-            clock=clock,
-        )
+    return connect(
+        http, base_url=instance.base_url.resolve(), token=token, quota=quota, retry_budget=retry_budget, clock=clock
     )
 
 
@@ -292,6 +285,6 @@ def token_of(registry: Registry, client: Client) -> SecretStr:
         return admin.resolve()
     raise ConfigurationError(
         "no_token",
-        f"Client {client.key} has no email_bison.token in the registry, and its instance has no admin_token; make a token "
-        "in the workspace's settings and add it.",
+        f"Client {client.key} has no email_bison.token in the registry, and its instance has no admin_token; make a "
+        "token in the workspace's settings and add it.",
     )

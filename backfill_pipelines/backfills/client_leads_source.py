@@ -1,4 +1,4 @@
-"""The extraction of `client_leads`: interested replies and their leads from one Email Bison workspace, proven to be its.
+"""The extraction of `client_leads`: interested replies and their leads from one Email Bison workspace, proven its own.
 
 Belongs here: the sweep over pages that shift while they are read, the checks of whose rows they are, and landing them
 page by page with the cursor. Does not belong here: how one answer is proven (`vendors/email_bison_workspace.py`), and
@@ -8,7 +8,7 @@ what the rows mean for the target (`client_leads_plan.py`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from backfill_pipelines.database.tables import bison_lead, bison_reply
 from backfill_pipelines.engine.backfill import Scope
 from backfill_pipelines.engine.ledger import read_cursor, write_cursor
 from backfill_pipelines.errors import DataError
-from backfill_pipelines.vendors.email_bison import Page
+from backfill_pipelines.vendors.email_bison import ForeignRecordError, Page
 from backfill_pipelines.vendors.email_bison_workspace import WorkspaceReader
 
 REPLIES = "replies"
@@ -32,15 +32,17 @@ _REPLIED = {"filters[lead_campaign_status]": "replied"}
 _SWEEPS = 5
 _BIGINT = 2**63
 _SINGLE_READS_AT_ONCE = 8
+_NAMED_CLIENTS = 5
 _PHONE_NAMES = {"phone", "phone number", "cell phone", "mobile"}
 
 
 class ForeignRowsError(DataError):
-    """Rows that belong to another client; `reply_ids` go into the ledger."""
+    """Rows that belong to another workspace; `reply_ids` go into the ledger, `owners` are its clients if known."""
 
-    def __init__(self, message: str, *, reply_ids: Sequence[int]) -> None:
+    def __init__(self, message: str, *, reply_ids: Sequence[int], owners: Collection[str] = ()) -> None:
         super().__init__("foreign_rows", message)
         self.reply_ids = reply_ids
+        self.owners = sorted(owners)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +94,8 @@ class Extraction:
     async def _read_replies(self) -> None:
         """Sweep over the pages until one sweep counts, at most five times.
 
-        Rows shift while they are paged: replies appear and are un-marked. A sweep counts when the vendor's total was the
-        same on its first and last page and equals its distinct ids; the ids of that sweep are the extraction.
+        Rows shift while they are paged: replies appear and are un-marked. A sweep counts when the vendor's total was
+        the same on its first and last page and equals its distinct ids; the ids of that sweep are the extraction.
         """
         if not self._sweep.finished:
             async with aclosing(self._pages("/replies", _INTERESTED, after=self._sweep.page)) as pages:
@@ -131,24 +133,24 @@ class Extraction:
                 yield page
                 last_page, number = page.last_page, number + 1
         finally:
-            for task in under_way.values():
-                task.cancel()
-            await asyncio.gather(*under_way.values(), return_exceptions=True)
+            await _end(under_way.values())
 
     def _check_page(self, page: Page) -> None:
         """Refuse a page that shows that its rows are not what was asked for."""
         if any(row.get("interested") is not True for row in page.rows):
             raise DataError(
                 "filter_not_honoured",
-                f"Email Bison returned replies of {self.scope.partition_key} that are not marked interested: it ignored "
-                "the filter status=interested. Nothing was written.",
+                f"Email Bison returned replies of {self.scope.partition_key} that are not marked interested: it "
+                "ignored the filter status=interested, so nothing was written; check the instance's version.",
             )
-        foreign = [row["id"] for row in page.rows if self.lists.is_foreign(row)]
-        if foreign:
+        owners = {row["id"]: found for row in page.rows if (found := self.lists.owners(row))}
+        if owners:
+            clients = set().union(*owners.values())
             raise ForeignRowsError(
-                f"{len(foreign)} replies on page {page.number} of {self.scope.partition_key} belong to another registered "
-                "workspace of the instance; nothing was written. Check the client's token and workspace_id.",
-                reply_ids=foreign,
+                f"{len(owners)} replies on page {page.number} of {self.scope.partition_key} belong to the workspace of "
+                f"{_named(clients)}; nothing was written. Check the tokens and workspace ids of these clients.",
+                reply_ids=list(owners),
+                owners=clients,
             )
 
     def _read_sweep(self) -> Sweep:
@@ -208,37 +210,44 @@ class Extraction:
             }
 
     def _check_landed_elsewhere(self) -> None:
-        parameters = {"key": self.scope.partition_key}
+        mine, other = bison_reply.alias("mine"), bison_reply
+        landed_twice = (
+            (mine.c.partition_key == self.scope.partition_key)
+            & (other.c.instance == mine.c.instance)
+            & (other.c.reply_id == mine.c.reply_id)
+            & (other.c.partition_key != self.scope.partition_key)
+        )
         with self.scope.engine.begin() as connection:
             if getattr(self.scope.options, "accept_moved", False):
-                connection.execute(text(f"DELETE FROM backfill.bison_reply AS other USING {_LANDED_TWICE}"), parameters)
+                connection.execute(delete(other).where(landed_twice))
                 return
-            found = connection.execute(
-                text(f"SELECT mine.reply_id, other.partition_key FROM backfill.bison_reply AS other, {_LANDED_TWICE}"),
-                parameters,
-            ).all()
+            statement = select(mine.c.reply_id, other.c.partition_key).where(landed_twice).order_by(mine.c.reply_id)
+            found = connection.execute(statement).all()
         if found:
-            others = sorted({row.partition_key for row in found})
+            reply_ids, owners = {row.reply_id for row in found}, {row.partition_key for row in found}
             raise ForeignRowsError(
-                f"{len(found)} replies of {self.scope.partition_key} were landed for {', '.join(others[:5])} before; "
+                f"{len(reply_ids)} replies of {self.scope.partition_key} were landed for {_named(owners)} before; "
                 "nothing was written. If a sender has moved between these clients, run again with --accept-moved; "
                 "else check their tokens and workspace ids.",
-                reply_ids=[row.reply_id for row in found],
+                reply_ids=sorted(reply_ids),
+                owners=owners,
             )
 
     async def _read_leads(self) -> None:
         """Land the replies' leads: in bulk where that takes fewer calls, by id for the rest."""
         wanted = await asyncio.to_thread(self._wanted_leads)
-        if len(wanted) > 1:
-            position = await asyncio.to_thread(self._lead_page)
-            async with aclosing(self._pages("/leads", _REPLIED, after=position)) as pages:
+        position = await asyncio.to_thread(self._lead_position)
+        if len(wanted) > 1 and not position["finished"]:
+            async with aclosing(self._pages("/leads", _REPLIED, after=position["page"])) as pages:
                 async for page in pages:
                     self.scope.safe_point()
                     found = [row for row in page.rows if row["id"] in wanted]
                     wanted -= {row["id"] for row in found}
-                    await asyncio.to_thread(self._land_leads, [self._lead_row(row) for row in found], page.number)
+                    pages_left = page.last_page - page.number
+                    position = {"page": page.number, "finished": pages_left <= 0 or pages_left >= len(wanted)}
+                    await asyncio.to_thread(self._land_leads, [self._lead_row(row) for row in found], position)
                     self.scope.report("leads", page.number, page.last_page)
-                    if page.last_page - page.number >= len(wanted):
+                    if position["finished"]:
                         break
         total, done = len(wanted), 0
         waiting = sorted(wanted)
@@ -251,38 +260,55 @@ class Extraction:
             self.scope.report("leads by id", done, total)
 
     async def _leads_by_id(self, lead_ids: Sequence[int]) -> list[dict[str, Any]]:
-        async def one(lead_id: int) -> dict[str, Any]:
-            record = await self.reader.record(f"/leads/{lead_id}")
-            if record is None:
-                return self._lead_row({"id": lead_id}, known=False)
-            return self._lead_row(record)
-
         if self.pages_ahead == 1:
-            return [await one(lead_id) for lead_id in lead_ids]
-        return list(await asyncio.gather(*map(one, lead_ids)))
+            return [await self._lead_by_id(lead_id) for lead_id in lead_ids]
+        reads = [asyncio.ensure_future(self._lead_by_id(lead_id)) for lead_id in lead_ids]
+        try:
+            return list(await asyncio.gather(*reads))
+        finally:
+            await _end(reads)
+
+    async def _lead_by_id(self, lead_id: int) -> dict[str, Any]:
+        try:
+            record = await self.reader.record(f"/leads/{lead_id}")
+        except ForeignRecordError:
+            replies = await asyncio.to_thread(self._replies_of_lead, lead_id)
+            raise ForeignRowsError(
+                f"Email Bison says that lead {lead_id}, which replies of {self.scope.partition_key} refer to, belongs "
+                "to another workspace; nothing was written. Check the client's token and workspace_id.",
+                reply_ids=replies,
+            ) from None
+        return self._lead_row({"id": lead_id}, known=False) if record is None else self._lead_row(record)
+
+    def _replies_of_lead(self, lead_id: int) -> list[int]:
+        statement = select(bison_reply.c.reply_id).where(
+            bison_reply.c.partition_key == self.scope.partition_key, bison_reply.c.lead_id == lead_id
+        )
+        with self.scope.engine.connect() as connection:
+            return sorted(connection.scalars(statement))
 
     def _wanted_leads(self) -> set[int]:
         with self.scope.engine.connect() as connection:
             return set(
                 connection.scalars(
                     text(
-                        "SELECT DISTINCT lead_id FROM backfill.bison_reply WHERE partition_key = :key AND lead_id IS NOT"
-                        " NULL EXCEPT SELECT lead_id FROM backfill.bison_lead WHERE partition_key = :key"
+                        "SELECT lead_id FROM backfill.bison_reply WHERE partition_key = :key AND lead_id IS NOT NULL"
+                        " EXCEPT SELECT lead_id FROM backfill.bison_lead WHERE partition_key = :key"
                     ),
                     {"key": self.scope.partition_key},
                 )
             )
 
-    def _lead_page(self) -> int:
+    def _lead_position(self) -> dict[str, Any]:
+        """The last page of leads that is landed, and whether reading them in bulk is over."""
         with self.scope.engine.connect() as connection:
-            position = self._cursor(connection, LEADS)
-        return 0 if position is None else int(position["page"])
+            return self._cursor(connection, LEADS) or {"page": 0, "finished": False}
 
-    def _land_leads(self, rows: Sequence[dict[str, Any]], page: int | None) -> None:
+    def _land_leads(self, rows: Sequence[dict[str, Any]], position: Mapping[str, Any] | None) -> None:
         with self.scope.engine.begin() as connection:
             land_rows(connection, bison_lead, rows)
-            if page is not None:
-                self._move(connection, LEADS, {"page": page})
+            if position is not None:
+                self._move(connection, LEADS, position)
 
     def _lead_row(self, lead: Mapping[str, Any], *, known: bool = True) -> dict[str, Any]:
         return {
@@ -308,10 +334,16 @@ class Extraction:
         )
 
 
-_LANDED_TWICE = (
-    "backfill.bison_reply AS mine WHERE mine.partition_key = :key AND other.instance = mine.instance"
-    " AND other.reply_id = mine.reply_id AND other.partition_key <> mine.partition_key"
-)
+async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel requests that nobody waits for any more, and see them off."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _named(clients: Collection[str]) -> str:
+    """A few of the clients' keys, for a sentence."""
+    return ", ".join(sorted(clients)[:_NAMED_CLIENTS])
 
 
 def phone_of(custom_variables: object) -> str | None:

@@ -33,9 +33,7 @@ def copy_rows(
     `table` is its name, with the schema before it where there is one. Rows are taken one by one: a generator of any
     length needs no memory of its own.
     """
-    statement = sql.SQL("COPY {} ({}) FROM STDIN").format(
-        sql.Identifier(*table), _identifiers(columns)
-    )
+    statement = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier(*table), _identifiers(columns))
     count = 0
     with driver_connection(connection).cursor() as cursor, cursor.copy(statement) as copy:
         for row in rows:

@@ -46,6 +46,11 @@ class DatabaseLocation:
         server = embedded_server(environ, current_folder)
         return cls(database_url=server.ensure_database(_PRODUCT_DATABASE), _server=server)
 
+    @property
+    def is_embedded(self) -> bool:
+        """Whether it is on the embedded server."""
+        return self._server is not None
+
     def close(self) -> None:
         """Leave the embedded server; the last one out stops it."""
         if self._server is not None:

@@ -60,6 +60,7 @@ run = Table(
     Column("resumable", Boolean, nullable=False, server_default=text("false")),  # the next run goes on with this one
     Column("undoes", Uuid),  # the run that an undo rolls back
     Column("error_code", Text),
+    Column("error_category", Text),  # configuration, transient, data, …: what the failure asks of whoever reads it
     Column("error_message", Text),  # one sentence, free of personal values
     Index("run_by_partition", "backfill", "partition_key", "started_at"),
     Index("run_by_dagster_run", "dagster_run_id"),

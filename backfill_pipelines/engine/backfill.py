@@ -153,12 +153,11 @@ class Backfill(Protocol):
     target_asset: ClassVar[str]
     kinds: ClassVar[Mapping[Literal["source", "plan", "target"], set[str]]]
     partition_kind: ClassVar[Literal["client", "workspace"]]
+    uses: ClassVar[str]
+    """The section of a client's or workspace's entry that makes it a partition of this backfill."""
     options_model: ClassVar[type[RunOptions]]
     schedule: ClassVar[str]
     """Cron expression (UTC) of its schedule, which starts stopped."""
-
-    def partition_keys(self, registry: Registry) -> Sequence[str]:
-        """The partitions that the registry gives this backfill, in its order."""
 
     def preflight(self, scope: Scope) -> None:
         """Raise `ConfigurationError` for whatever would keep the partition from running. Reads only."""

@@ -31,6 +31,11 @@ def partitions_of(backfill: Backfill) -> dg.DynamicPartitionsDefinition:
     return dg.DynamicPartitionsDefinition(name=backfill.name)
 
 
+def partition_keys(backfill: Backfill, registry: Registry) -> list[str]:
+    """The partitions that the registry gives a backfill, in its order."""
+    return registry.partition_keys(backfill.partition_kind, backfill.uses)
+
+
 def asset_keys(backfill: Backfill) -> tuple[dg.AssetKey, dg.AssetKey, dg.AssetKey]:
     """The keys of a backfill's three assets: source, plan, target."""
     return (
@@ -283,7 +288,7 @@ def range_tags(batch: Sequence[str]) -> dict[str, str]:
 
 def sync_partitions(instance: dg.DagsterInstance, backfill: Backfill, registry: Registry) -> list[str]:
     """Add what the registry has and Dagster has not; returns the keys added. Never removes one."""
-    wanted = backfill.partition_keys(registry)
+    wanted = partition_keys(backfill, registry)
     new = partitions_to_add(wanted, instance.get_dynamic_partitions(backfill.name))
     if new:
         instance.add_dynamic_partitions(backfill.name, new)
@@ -302,7 +307,7 @@ def registry_sensor(backfills: Sequence[Backfill], *, open_runtime: OpenRuntime)
     def registry_partitions(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
             with open_runtime() as runtime:
-                wanted = {backfill.name: backfill.partition_keys(runtime.registry) for backfill in backfills}
+                wanted = {backfill.name: partition_keys(backfill, runtime.registry) for backfill in backfills}
         except BackfillError as error:
             # A registry that cannot be read is no empty registry.
             return dg.SkipReason(error.message)

@@ -4,8 +4,7 @@ Belongs here: ops and jobs that work on runs and partitions of any backfill. Doe
 assets (`dagster_adapter.py`) and what maintenance does (`undo.py`, `verify.py`, `retention.py`).
 """
 
-from __future__ import annotations
-
+# Without `from __future__ import annotations`: Dagster reads an op's configuration from its real annotation.
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import dagster as dg
 from pydantic import Field
 
 from backfill_pipelines.engine.backfill import Backfill
-from backfill_pipelines.engine.dagster_adapter import OpenRuntime, summary, sync_partitions
+from backfill_pipelines.engine.dagster_adapter import OpenRuntime, partition_keys, summary, sync_partitions
 from backfill_pipelines.engine.ledger import State
 from backfill_pipelines.engine.retention import delete_personal_values
 from backfill_pipelines.engine.undo import runs_to_undo, undo_run
@@ -69,7 +68,7 @@ def maintenance_jobs(backfills: Sequence[Backfill], *, open_runtime: OpenRuntime
             )
         backfill = by_name[config.backfill]
         with open_runtime() as runtime:
-            keys = config.partitions or list(backfill.partition_keys(runtime.registry))
+            keys = config.partitions or partition_keys(backfill, runtime.registry)
             runs = list(
                 runtime.run_all(
                     [verify_partition(runtime, backfill, key, dagster_run_id=context.run_id) for key in keys]

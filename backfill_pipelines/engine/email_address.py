@@ -54,11 +54,12 @@ def comparison_key(raw: str | None) -> str | None:
         return None
     key = raw.strip().lower()
     if key and not (key.isascii() and key.isprintable()):
-        key = _without_invisible_ends(raw).lower()
+        key = trimmed(raw).lower()
     return key or None
 
 
-def _without_invisible_ends(text: str) -> str:
+def trimmed(text: str) -> str:
+    """The text in its own spelling, without what `comparison_key` takes off its ends: what a table stores."""
     start, end = 0, len(text)
     while start < end and _is_invisible(text[start]):
         start += 1

@@ -74,6 +74,7 @@ class Run:
     parked_until: datetime | None
     undoes: UUID | None
     error_code: str | None
+    error_category: str | None
     error_message: str | None
 
 
@@ -157,6 +158,7 @@ class Ledger:
                 finished_at=None,
                 parked_until=None,
                 error_code=None,
+                error_category=None,
                 error_message=None,
             )
             .returning(*run.c)
@@ -368,7 +370,7 @@ def _of_partition(backfill: str, partition_key: str) -> Any:
 
 
 def _error_values(error: BackfillError) -> dict[str, str]:
-    return {"error_code": error.code, "error_message": error.message}
+    return {"error_code": error.code, "error_category": error.category, "error_message": error.message}
 
 
 def _to_run(row: Row[Any]) -> Run:

@@ -108,7 +108,9 @@ async def _opened(runtime: Runtime, backfill: Backfill, request: Request, *, ste
         run = await asyncio.to_thread(ledger.open_run, request, now=now)
         executed_before = await asyncio.to_thread(_executed, runtime, run)
     scope = runtime.scope(backfill, request.partition_key, options=options, run_id=run.id)
-    error = await guarded(lambda: _steps(runtime, backfill, scope, run, steps=steps, executed_before=executed_before), scope=scope)
+    error = await guarded(
+        lambda: _steps(runtime, backfill, scope, run, steps=steps, executed_before=executed_before), scope=scope
+    )
     await asyncio.to_thread(_record_counts, runtime, scope, run)
     finish = (
         (lambda: ledger.succeed(run, now=datetime.now(UTC), keep_extraction=not steps.plan and not steps.load))

@@ -162,9 +162,9 @@ class _HomeRules:
         trunk = self.trunk_prefix.match(digits) if self.trunk_prefix else None
         if trunk is None:
             return digits
-        # A prefix with groups carries an operator's code or is rewritten; an empty one strips nothing.
+        # A prefix with groups carries an operator's code, or is rewritten.
         rest = digits[trunk.end() :]
-        return rest if trunk.end() and not trunk.groups() and self._is_possible(rest) else None
+        return rest if not trunk.groups() and self._is_possible(rest) else None
 
     def _has_trunk_prefix(self, digits: str) -> bool:
         return self.trunk_prefix is not None and self.trunk_prefix.match(digits) is not None

@@ -6,7 +6,6 @@ them) and anything personal: keys and numbers only.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -22,17 +21,17 @@ class _Step:
     last_line: float
 
 
-class LoggedProgress:
-    """Reports progress to a logger, seldom enough to read."""
+class LineProgress:
+    """Tells progress in lines (of a log, or of a stream), seldom enough to read."""
 
-    def __init__(self, logger: logging.Logger, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._logger = logger
+    def __init__(self, tell: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._tell = tell
         self._clock = clock
         self._mutex = threading.Lock()
         self._steps: dict[tuple[str, str], _Step] = {}
 
     def report(self, partition_key: str, step: str, done: int, total: int | None) -> None:
-        """Log the first and last report of a step, and one in ten seconds between them."""
+        """Tell the first and last report of a step, and one in ten seconds between them."""
         now = self._clock()
         with self._mutex:
             known = self._steps.get((partition_key, step))
@@ -42,14 +41,9 @@ class LoggedProgress:
                 return
             known.last_line = now
         left = remaining_seconds(done - known.first_done, total and total - done, elapsed=now - known.started)
-        self._logger.info(
-            "%s: %s %d%s%s",
-            partition_key,
-            step,
-            done,
-            "" if total is None else f" of {total}",
-            "" if left is None or done == total else f", about {left:.0f} s left",
-        )
+        of_total = "" if total is None else f" of {total}"
+        estimate = "" if left is None or done == total else f", about {left:.0f} s left"
+        self._tell(f"{partition_key}: {step} {done}{of_total}{estimate}")
 
 
 def remaining_seconds(done: int, left: int | None, *, elapsed: float) -> float | None:

@@ -13,6 +13,7 @@ import queue
 import threading
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -20,16 +21,17 @@ from uuid import UUID
 
 from sqlalchemy import Engine
 
-from backfill_pipelines.database.connection import create_database_engine
+from backfill_pipelines.database.connection import check_reachable, create_database_engine
 from backfill_pipelines.database.location import DatabaseLocation
 from backfill_pipelines.database.locks import AdvisoryLocks
 from backfill_pipelines.database.schema import upgrade_schema
 from backfill_pipelines.engine.backfill import Backfill, Progress, RunOptions, Scope, SharedResources
 from backfill_pipelines.engine.ledger import Ledger
-from backfill_pipelines.engine.progress import LoggedProgress
+from backfill_pipelines.engine.progress import LineProgress
 from backfill_pipelines.registry import Registry, load_registry, registry_path
 
 _Result = TypeVar("_Result")
+_log = logging.getLogger(__name__)
 _DATABASE_THREADS = 16
 _LOOK_FOR_SIGNALS_SECONDS = 0.2
 
@@ -56,7 +58,7 @@ class Runtime:
         self.ledger = Ledger(engine)
         self.locks = AdvisoryLocks(engine)
         self.shared = SharedResources()
-        self.progress: Progress = progress or LoggedProgress(logging.getLogger("backfill_pipelines"))
+        self.progress: Progress = progress or LineProgress(_log.info)
         self.stop = stop or threading.Event()
         self._location = location
         self._loop = asyncio.new_event_loop()
@@ -150,11 +152,30 @@ def open_runtime(
     environ = os.environ if environ is None else environ
     current_folder = current_folder or Path.cwd()
     registry = load_registry(registry_path(environ, current_folder), environ=environ)
+    location, engine = _open_engine(environ, current_folder)
+    return Runtime(registry=registry, engine=engine, progress=progress, stop=stop, location=location)
+
+
+@contextmanager
+def open_database(
+    *, environ: Mapping[str, str] | None = None, current_folder: Path | None = None
+) -> Iterator[tuple[Engine, Ledger]]:
+    """Open the database alone, for commands that only look at the ledger and need no registry."""
+    location, engine = _open_engine(os.environ if environ is None else environ, current_folder or Path.cwd())
+    try:
+        yield engine, Ledger(engine)
+    finally:
+        engine.dispose()
+        location.close()
+
+
+def _open_engine(environ: Mapping[str, str], current_folder: Path) -> tuple[DatabaseLocation, Engine]:
     location = DatabaseLocation.resolve(environ, current_folder)
     try:
         engine = create_database_engine(location.database_url)
+        check_reachable(engine)
         upgrade_schema(engine)
     except BaseException:
         location.close()
         raise
-    return Runtime(registry=registry, engine=engine, progress=progress, stop=stop, location=location)
+    return location, engine

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 from uuid import UUID
 
+import psycopg
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
@@ -29,9 +30,11 @@ from backfill_pipelines.errors import DataError, TransientError
 
 # Deadlock, serialization failure, lock timeout: the batch was rolled back whole and may simply be tried again.
 _RETRIED_SQLSTATES = {"40001", "40P01", "55P03"}
-# The row's own fault: bad data, a broken constraint, a trigger that raised, a view's or a policy's check.
-_ROW_SQLSTATE_CLASSES = ("22", "23", "44", "P0")
+_STATEMENT_TIMEOUT = "57014"
 _UNAVAILABLE_SQLSTATE_CLASSES = ("08", "53", "57")
+# The table, the role or the session is the matter, whatever the row. All else is taken for the row's own fault, since a
+# trigger may raise any code: blaming a row wrongly costs that row, blaming the table wrongly stops the load for good.
+_TARGET_SQLSTATE_CLASSES = ("0A", "25", "28", "3D", "3F", "42", "55", "58")
 
 
 class SetBasedTarget(Protocol):
@@ -109,6 +112,8 @@ def _apply(engine: Engine, run_id: UUID, target: SetBasedTarget, seqs: Sequence[
     if error is None:
         return
     if len(seqs) == 1:
+        if sqlstate_of(error) == _STATEMENT_TIMEOUT:
+            raise _unavailable(error)
         state, code = target.refusal(error)
         _journal(engine, run_id, Outcome(seq=seqs[0], state=state, error_code=code))
         return
@@ -123,13 +128,17 @@ def _undo(
     codes: Counter[str | None] = Counter()
 
     def work(connection: Connection) -> None:
+        codes.clear()  # a batch that is tried again counts once
         target.undo(connection, run_id, seqs[0], seqs[-1])
         codes.update(undo_codes(connection, run_id, seqs))
 
-    if _try(engine, work, keep=not dry_run) is None:
+    error = _try(engine, work, keep=not dry_run)
+    if error is None:
         return codes
     codes.clear()
     if len(seqs) == 1:
+        if sqlstate_of(error) == _STATEMENT_TIMEOUT:
+            raise _unavailable(error)
         # Something else has come to depend on the row (a foreign key, usually): it stays, and stays ours to undo.
         if not dry_run:
             _journal(engine, run_id, Outcome(seq=seqs[0], state=ChangeState.APPLIED, error_code=CHANGED_SINCE))
@@ -146,7 +155,7 @@ def _journal(engine: Engine, run_id: UUID, outcome: Outcome) -> None:
 
 
 def _try(engine: Engine, work: Callable[[Connection], None], *, keep: bool = True) -> DBAPIError | None:
-    """Do the work in a transaction; return the error when a row is to blame, raise when a row cannot be.
+    """Do the work in a transaction; return the error where fewer rows may do, raise where no row is to blame.
 
     Without `keep` the transaction is rolled back in the end.
     """
@@ -165,23 +174,44 @@ def _try(engine: Engine, work: Callable[[Connection], None], *, keep: bool = Tru
                     transaction.rollback()
     except DBAPIError as error:
         sqlstate = sqlstate_of(error)
-        if sqlstate.startswith(_ROW_SQLSTATE_CLASSES) or "row-level security" in str(error.orig):
+        if sqlstate == _STATEMENT_TIMEOUT:
             return error
-        if error.connection_invalidated or not sqlstate or sqlstate.startswith(_UNAVAILABLE_SQLSTATE_CLASSES):
-            raise TransientError(
-                "database_unavailable", f"The database went away while loading (SQLSTATE {sqlstate or 'none'})."
-            ) from None
+        if is_unavailable(error) or sqlstate in _RETRIED_SQLSTATES:
+            raise _unavailable(error) from None
+        if sqlstate and (not sqlstate.startswith(_TARGET_SQLSTATE_CLASSES) or "row-level security" in str(error.orig)):
+            return error
         raise DataError(
             "target_refused",
-            f"The database refused to load the target table (SQLSTATE {sqlstate}); "
+            f"The database refused to load the target table (SQLSTATE {sqlstate or 'none'}); "
             "check the role's privileges and the table's definition.",
         ) from None
     return None
 
 
-def sqlstate_of(error: DBAPIError) -> str:
+def sqlstate_of(error: DBAPIError | psycopg.Error) -> str:
     """Postgres' five-character code of an error; empty where the connection broke before there was one."""
-    return getattr(error.orig, "sqlstate", None) or ""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    if not isinstance(original, psycopg.Error):
+        return ""
+    return original.sqlstate or original.diag.sqlstate or ""  # the former knows only Postgres' own codes
+
+
+def is_unavailable(error: DBAPIError | psycopg.Error) -> bool:
+    """Whether the database, or the connection to it, was the matter: the same statement may succeed later."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    sqlstate = sqlstate_of(error)
+    if sqlstate:
+        gone = isinstance(error, DBAPIError) and error.connection_invalidated
+        return gone or sqlstate.startswith(_UNAVAILABLE_SQLSTATE_CLASSES)
+    # Other errors without a code are the driver's own: a statement that it cannot even send.
+    return isinstance(original, (psycopg.OperationalError, psycopg.InterfaceError))
+
+
+def _unavailable(error: DBAPIError) -> TransientError:
+    return TransientError(
+        "database_unavailable",
+        f"The database could not take a batch of rows (SQLSTATE {sqlstate_of(error) or 'none'}); run again to go on from there.",
+    )
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -67,9 +67,10 @@ class SqlTarget:
 
     def _execute(self, connection: Connection, run_id: UUID, first: int, last: int, *statements: sql.Composed) -> None:
         parameters = {**self.guard_values, "run_id": run_id, "first": first, "last": last}
-        with driver_connection(connection).cursor() as cursor:
-            for statement in statements:
-                cursor.execute(statement, parameters)
+        driver = driver_connection(connection)
+        for statement in statements:
+            # Through SQLAlchemy, so that a refusal comes as its DBAPIError and a lost connection leaves the pool.
+            connection.exec_driver_sql(statement.as_string(driver), parameters)
 
     def _lock(self, which: sql.SQL) -> sql.Composed:
         """Lock the rows to change in the order of their id: two writers that do so cannot deadlock."""

@@ -140,8 +140,8 @@ class Registry(Section):
         """
         default_layer: SettingsLayer | None = getattr(self.defaults, model.section)
         entry_layer: SettingsLayer | None = getattr(entry, model.section)
-        defaults = default_layer.read(model) if default_layer else model()
-        return model.merged(defaults, entry_layer.read(model)) if entry_layer else defaults
+        defaults = default_layer.read(model, owner=entry.label) if default_layer else model()
+        return model.merged(defaults, entry_layer.read(model, owner=entry.label)) if entry_layer else defaults
 
     def store_skips(self, backfill: str, partition_key: str) -> bool:
         """Whether the plan of that partition stores its `skip` rows. False for a backfill without settings."""

@@ -70,10 +70,10 @@ class SettingsLayer:
     document: SourceDocument
     path: Path
 
-    def read(self, model: type[Model]) -> Model:
-        """The settings with their variables read. Raises ConfigurationError."""
+    def read(self, model: type[Model], *, owner: str) -> Model:
+        """The settings with their variables read, on behalf of `owner`. Raises ConfigurationError."""
         try:
-            return model.model_validate({key: self._resolved(value) for key, value in self.values.items()})
+            return model.model_validate({key: self._resolved(value, owner) for key, value in self.values.items()})
         except ValidationError as error:
             raise explain(error, self.document, self.path) from None
 
@@ -97,13 +97,14 @@ class SettingsLayer:
             if mistake is not None:
                 raise mistake from None
 
-    def _resolved(self, value: Any) -> Any:
+    def _resolved(self, value: Any, owner: str) -> Any:
         if isinstance(value, Mapping):
-            return {key: self._resolved(inner) for key, inner in value.items()}
+            return {key: self._resolved(inner, owner) for key, inner in value.items()}
         if isinstance(value, tuple):
-            return tuple(self._resolved(inner) for inner in value)
+            return tuple(self._resolved(inner, owner) for inner in value)
         if isinstance(value, SourceText) and _has_variables(value):
-            return ConfiguredText.from_text(value, environ=self.environ, origin=value.origin).resolve()
+            text = ConfiguredText.from_text(value, environ=self.environ, origin=value.origin)
+            return text.owned_by(owner).resolve()
         return value
 
     def __repr__(self) -> str:

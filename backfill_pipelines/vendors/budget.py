@@ -117,9 +117,12 @@ def lateness_tolerance(window_seconds: float, terms: Terms) -> float:
     return window_seconds * terms.slack / 2
 
 
-def reserve_slots(row: BudgetRow, now: float, count: int, terms: Terms) -> BudgetRow:
-    """Move `next_slot_at` past `count` slots, the first of which is now or after the slots already given away."""
-    first = max(row.next_slot_at, now)
+def reserve_slots(row: BudgetRow, now: float, count: int, terms: Terms, *, lead: float = 0.0) -> BudgetRow:
+    """Move `next_slot_at` past `count` slots, the first of them after those already given away.
+
+    None is earlier than `lead` seconds from now: a slot that has passed when its permit arrives is of no use.
+    """
+    first = max(row.next_slot_at, now + lead)
     return replace(row, next_slot_at=first + count * spacing(row, now, terms))
 
 

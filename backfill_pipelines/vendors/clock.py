@@ -10,11 +10,10 @@ import asyncio
 import time
 from typing import Protocol
 
-SLEW = 0.001
-"""Seconds per second by which the believed difference to another machine's clock may move. A correction shifts all that
-is timed by it: 1 ms in a window of 1 s is a fifteenth of the slack that a paced budget has."""
-STEP_SECONDS = 1.0
-"""A difference further off than this is a step of the other clock (or a failover), not a slow reply."""
+DRIFT = 0.0005
+"""Seconds per second by which two clocks may part: what NTP's slewing may do to one, and more than a crystal does."""
+FADING = 0.9
+"""What is left of the memory of a slow reply with each further one."""
 
 
 class Clock(Protocol):
@@ -52,33 +51,37 @@ class SystemClock:
 class RemoteClock:
     """Another machine's clock, known from the replies that carried its time.
 
-    A reply was under way for a while, and not always for the same while. A constant delay does no harm to whoever
-    spaces requests by this clock, but its changes do: so the difference to the local clock follows what replies show
-    slowly.
+    The time in a reply was read after the question was sent and before the reply was received. Each exchange so bounds
+    the difference of the clocks from both sides, and the middle of what all of them leave open is what is believed:
+    half the asymmetry of the fastest exchange is its error.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._offset: float | None = None  # local monotonic minus remote
+        self._least: float | None = None  # bounds of local monotonic minus remote
+        self._most = 0.0
         self._measured_at = 0.0
+        self.reply_seconds = 0.0
+        """How long a reply is on its way, from the reading of the remote clock: the slowest of late, fading."""
 
-    def measured(self, *, remote: float, local: float) -> None:
-        """A reply said `remote`; it was received at `local` on the monotonic clock."""
-        seen = local - remote
-        if self._offset is None or abs(seen - self._offset) > STEP_SECONDS:
-            self._offset = seen
-        else:
-            most = SLEW * max(0.0, local - self._measured_at)
-            self._offset += min(max(seen - self._offset, -most), most)
-        self._measured_at = local
+    def measured(self, *, remote: float, sent: float, received: float) -> None:
+        """A reply said `remote`; it and its question were received and sent at these moments of the monotonic clock."""
+        drift = DRIFT * (received - self._measured_at)
+        least, most = sent - remote, received - remote
+        if self._least is not None:
+            least, most = max(least, self._least - drift), min(most, self._most + drift)
+        if least > most:  # no difference fits all exchanges: one of the clocks was set
+            least, most = sent - remote, received - remote
+        self._least, self._most, self._measured_at = least, most, received
+        self.reply_seconds = max(received - self.to_local(remote), FADING * self.reply_seconds)
 
     def now(self) -> float:
         """The other machine's time; this machine's, before the first measurement."""
-        return self._clock.monotonic() - self._known_offset()
+        return self._clock.monotonic() - self._difference()
 
     def to_local(self, moment: float) -> float:
         """A moment of the other machine's on the local monotonic clock."""
-        return moment + self._known_offset()
+        return moment + self._difference()
 
-    def _known_offset(self) -> float:
-        return self._clock.monotonic() - self._clock.time() if self._offset is None else self._offset
+    def _difference(self) -> float:
+        return self._clock.monotonic() - self._clock.time() if self._least is None else (self._least + self._most) / 2

@@ -12,10 +12,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 from pydantic import SecretStr
 
 from backfill_pipelines.errors import ConfigurationError, DataError, TransientError
-from backfill_pipelines.vendors.transport import ApiClient, ForbiddenError, NotFoundError, RejectedRequestError, VendorError
+from backfill_pipelines.vendors.clock import Clock
+from backfill_pipelines.vendors.quota import Quota
+from backfill_pipelines.vendors.quota_store import QuotaStore
+from backfill_pipelines.vendors.transport import (
+    ApiClient,
+    ForbiddenError,
+    NotFoundError,
+    RejectedRequestError,
+    RetryBudget,
+    RetryPolicy,
+    VendorError,
+)
 
 VENDOR = "email_bison"
 REQUESTS_PER_MINUTE = 2700
@@ -100,8 +112,9 @@ class EmailBison:
                 ) from None
             raise
         record = body.get("data") if isinstance(body, dict) else None
-        if not isinstance(record, dict) or not _is_id(record.get("id")):
-            raise _malformed(path.rpartition("/")[0] or path, "is no record")
+        folder, _, record_id = path.rpartition("/")
+        if not isinstance(record, dict) or not _is_id(record.get("id")) or str(record["id"]) != record_id:
+            raise _malformed(f"{folder}/ID", "is not the record that was asked for")
         return record
 
     async def switch_workspace(self, workspace_id: int) -> None:
@@ -135,6 +148,37 @@ class EmailBison:
         if not isinstance(token, str) or not token:
             raise _malformed("/workspaces/v1.1/ID/api-tokens", "holds no token")
         return SecretStr(token)
+
+
+def requests_quota(host: str, *, per_minute: int | None, store: QuotaStore, clock: Clock) -> Quota:
+    """The budget of an instance, for all its tokens: whether the vendor counts by token or instance is unknown."""
+    return Quota(
+        vendor=VENDOR,
+        account=host,
+        kind="requests",
+        permits=per_minute or REQUESTS_PER_MINUTE,
+        window_seconds=60,
+        store=store,
+        clock=clock,
+    )
+
+
+def connect(
+    http: httpx.AsyncClient, *, base_url: str, token: SecretStr, quota: Quota, retry_budget: RetryBudget, clock: Clock
+) -> EmailBison:
+    """A client for one token of an instance."""
+    return EmailBison(
+        ApiClient(
+            vendor="Email Bison",
+            base_url=base_url,
+            authorization=SecretStr(f"Bearer {token.get_secret_value()}"),
+            http=http,
+            quotas=[quota],
+            retry=RetryPolicy(),
+            retry_budget=retry_budget,
+            clock=clock,
+        )
+    )
 
 
 def _malformed(path: str, what: str) -> TransientError:

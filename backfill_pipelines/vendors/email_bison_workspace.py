@@ -57,8 +57,8 @@ class OwnTokenReader:
         if current != self._workspace_id:
             raise ConfigurationError(
                 "wrong_workspace",
-                f"The Email Bison token of client {self._partition_key} belongs to workspace {current}, but the registry "
-                f"says {self._workspace_id}; correct email_bison.token or workspace_id. Nothing was written.",
+                f"The Email Bison token of client {self._partition_key} belongs to workspace {current}, but the "
+                f"registry says {self._workspace_id}; correct email_bison.token or workspace_id. Nothing was written.",
             )
 
 
@@ -106,8 +106,8 @@ class AdminReader:
             return cast("_Answer", answer)
         raise TransientError(
             "workspace_contended",
-            f"Somebody else keeps switching the workspace of the instance's admin_token: {CONTENDED_AFTER} answers in a "
-            f"row could not be proven to be of workspace {self._workspace_id}. Give the client a token of its own: "
+            f"Somebody else keeps switching the workspace of the instance's admin_token: {CONTENDED_AFTER} answers in "
+            f"a row could not be proven to be of workspace {self._workspace_id}. Give the client a token of its own: "
             "backfill clients mint-token KEY.",
         )
 

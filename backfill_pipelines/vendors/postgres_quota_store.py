@@ -17,11 +17,11 @@ limit) locks the row, asks `budget.py` and writes the answer. Notes on the state
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields, replace
 from typing import Any, TypeVar
 
-from sqlalchemy import Double, Engine, Row, bindparam, text
+from sqlalchemy import Connection, Double, Engine, Row, bindparam, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.sql.elements import TextClause
 
@@ -48,7 +48,7 @@ _OPEN = text("""
     VALUES (:vendor, :account, :kind, :permits, :window_seconds)
     ON CONFLICT (vendor, account, kind) DO UPDATE
         SET permits = excluded.permits, window_seconds = excluded.window_seconds, updated_at = clock_timestamp()
-        WHERE q.permits <> excluded.permits OR q.window_seconds <> excluded.window_seconds
+    RETURNING q.*, extract(epoch FROM clock_timestamp())::float8 AS now
 """)
 
 _LOCKED = """
@@ -69,14 +69,14 @@ _TERMS = f"""{_LOCKED}, old AS MATERIALIZED (
 _RESERVE = text(
     f"""{_TERMS}
     UPDATE backfill.quota AS q
-    SET next_slot_at = greatest(old.next_slot_at, old.now) + :count * (old.window_seconds * :stretch / old.usable),
-        updated_at = to_timestamp(old.now)
+    SET updated_at = to_timestamp(old.now), next_slot_at =
+        greatest(old.next_slot_at, old.now + :lead) + :count * (old.window_seconds * :stretch / old.usable)
     FROM old
     WHERE q.vendor = old.vendor AND q.account = old.account AND q.kind = old.kind
     RETURNING q.*, old.now, old.window_seconds * :stretch / old.usable AS gap,
         set_config('synchronous_commit', 'off', true)
     """  # noqa: S608 - constants only
-).bindparams(*_FRACTIONS, bindparam("stretch", type_=Double))
+).bindparams(*_FRACTIONS, bindparam("stretch", type_=Double), bindparam("lead", type_=Double))
 
 _TAKE = text(
     f"""{_TERMS}, counted AS MATERIALIZED (
@@ -115,20 +115,23 @@ class PostgresQuotaStore:
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._clock = clock
 
-    async def open(self, key: QuotaKey, *, permits: int, window_seconds: float) -> None:
+    async def open(self, key: QuotaKey, *, permits: int, window_seconds: float) -> Snapshot:
         """See `QuotaStore`."""
-        await self._execute(_OPEN, key, permits=permits, window_seconds=window_seconds)
+        answer = await self._execute(_OPEN, key, permits=permits, window_seconds=window_seconds)
+        if answer is None:
+            raise RuntimeError("an INSERT with RETURNING returned no row")
+        return answer[1]
 
-    async def reserve(self, key: QuotaKey, count: int, terms: Terms) -> Reservation | None:
+    async def reserve(self, key: QuotaKey, count: int, terms: Terms, *, lead: float) -> Reservation | None:
         """See `QuotaStore`."""
-        parameters = {"count": count, "stretch": 1 + terms.slack, **_fractions(terms)}
-        row, received_at = await self._execute(_RESERVE, key, **parameters)
-        return None if row is None else Reservation(snapshot=_snapshot(row, received_at), gap=row.gap)
+        parameters = {"count": count, "lead": lead, "stretch": 1 + terms.slack, **_fractions(terms)}
+        answer = await self._execute(_RESERVE, key, **parameters)
+        return None if answer is None else Reservation(snapshot=answer[1], gap=answer[0].gap)
 
     async def take(self, key: QuotaKey, count: int, terms: Terms) -> Taken | None:
         """See `QuotaStore`."""
-        row, received_at = await self._execute(_TAKE, key, count=count, **_fractions(terms))
-        return None if row is None else Taken(snapshot=_snapshot(row, received_at), granted=int(row.granted))
+        answer = await self._execute(_TAKE, key, count=count, **_fractions(terms))
+        return None if answer is None else Taken(snapshot=answer[1], granted=int(answer[0].granted))
 
     async def give_back(self, key: QuotaKey, count: int, *, window_started_at: float) -> None:
         """See `QuotaStore`."""
@@ -142,12 +145,12 @@ class PostgresQuotaStore:
         """See `QuotaStore`."""
         return await self._modify(key, lambda row, now: apply_change(row, now, change))
 
-    async def _execute(self, statement: TextClause, key: QuotaKey, **parameters: Any) -> tuple[Row[Any] | None, float]:
-        def execute() -> tuple[Row[Any] | None, float]:
+    async def _execute(
+        self, statement: TextClause, key: QuotaKey, **parameters: Any
+    ) -> tuple[Row[Any], Snapshot] | None:
+        def execute() -> tuple[Row[Any], Snapshot] | None:
             with self._autocommit.connect() as connection:
-                result = connection.execute(statement, {**asdict(key), **parameters})
-                row = result.one_or_none() if result.returns_rows else None
-                return row, self._clock.monotonic()
+                return self._ask(connection, statement, {**asdict(key), **parameters})
 
         return await asyncio.to_thread(_without_values, execute)
 
@@ -156,15 +159,27 @@ class PostgresQuotaStore:
 
         def modify() -> Snapshot | None:
             with self._engine.begin() as connection:
-                found = connection.execute(_LOCK, asdict(key)).one_or_none()
+                found = self._ask(connection, _LOCK, asdict(key))
                 if found is None:
                     return None
-                snapshot = _snapshot(found, self._clock.monotonic())
+                _, snapshot = found
                 row = function(snapshot.row, snapshot.now)
                 connection.execute(_REPLACE, {**asdict(key), **asdict(row), "now": snapshot.now})
             return replace(snapshot, row=row)
 
         return await asyncio.to_thread(_without_values, modify)
+
+    def _ask(
+        self, connection: Connection, statement: TextClause, parameters: Mapping[str, Any]
+    ) -> tuple[Row[Any], Snapshot] | None:
+        """Execute on a connection that is there already: the time to make one is no part of the exchange."""
+        sent_at = self._clock.monotonic()
+        row = connection.execute(statement, parameters).one_or_none()
+        received_at = self._clock.monotonic()
+        if row is None:
+            return None
+        budget = BudgetRow(**{field.name: row._mapping[field.name] for field in fields(BudgetRow)})
+        return row, Snapshot(row=budget, now=row.now, sent_at=sent_at, received_at=received_at)
 
 
 def _without_values(operation: Callable[[], _Result]) -> _Result:
@@ -188,16 +203,3 @@ def _without_values(operation: Callable[[], _Result]) -> _Result:
 
 def _fractions(terms: Terms) -> dict[str, Any]:
     return {"ceiling": terms.ceiling, "share": 1 - terms.reserve, "rounding": ROUNDING}
-
-
-def _snapshot(row: Row[Any], received_at: float) -> Snapshot:
-    budget = BudgetRow(
-        permits=row.permits,
-        window_seconds=row.window_seconds,
-        next_slot_at=row.next_slot_at,
-        reduced_permits=row.reduced_permits,
-        reduced_until=row.reduced_until,
-        window_started_at=row.window_started_at,
-        used=row.used,
-    )
-    return Snapshot(row=budget, now=row.now, received_at=received_at)

@@ -10,8 +10,7 @@ permit that another could use) and hands them out in order, each at its own slot
 last slot of the one in hand approaches, so that a distant database costs no gaps.
 
 A permit whose slot passed unused (the event loop was blocked, the machine slept) is thrown away: sent late, it would
-bunch with the permits of the other processes, whose slots are now. Inside a process two requests are never closer than
-`window / permits` either, whatever is late.
+bunch with those of the other processes, whose slots are now. The next lease begins at the present again.
 """
 
 from __future__ import annotations
@@ -95,7 +94,6 @@ class Quota:
         self._failure: Exception | None = None
         self._store_clock = RemoteClock(clock)
         self._lease_seconds = 0.0
-        self._last_release = float("-inf")
         self._drops_in_a_row = 0
         self._raise_not_before = float("-inf")
 
@@ -206,7 +204,7 @@ class Quota:
                     await self._lease()
                     continue
                 self._lease_ahead()
-                wait = self._seconds_until_release()
+                wait = 0.0 if self.counted else self._permits[0] - self._clock.monotonic()
                 if wait > TIMER_RESOLUTION_SECONDS:
                     await self._clock.sleep(wait)
                     continue
@@ -214,16 +212,6 @@ class Quota:
         finally:
             if self._pump_task is asyncio.current_task():
                 self._pump_task = None
-
-    def _seconds_until_release(self) -> float:
-        if self.counted:
-            return 0.0
-        due = max(self._permits[0], self._last_release + self._closest())
-        return due - self._clock.monotonic()
-
-    def _closest(self) -> float:
-        """Seconds that two requests of this process keep between them, even late ones: a window without its slack."""
-        return spacing(self._row, self._store_clock.now(), self._terms) / (1 + self._terms.slack)
 
     def _release(self) -> None:
         now = self._clock.monotonic()
@@ -235,9 +223,7 @@ class Quota:
             return
         self._drops_in_a_row = 0
         slot = self._permits.popleft()
-        if self._hand_out():
-            self._last_release = now
-        else:
+        if not self._hand_out():
             self._permits.appendleft(slot)
 
     def _hand_out(self) -> bool:
@@ -301,7 +287,7 @@ class Quota:
             self._lease_seconds = self._clock.monotonic() - started
 
     async def _reserve(self, count: int, generation: int) -> None:
-        reservation = await self._store.reserve(self.key, count, self._terms)
+        reservation = await self._store.reserve(self.key, count, self._terms, lead=self._store_clock.reply_seconds)
         if reservation is None:
             raise self._vanished()
         self._believe(reservation.snapshot)
@@ -321,8 +307,8 @@ class Quota:
 
     async def _open(self) -> None:
         if not self._opened:
-            configured = self._configured
-            await self._store.open(self.key, permits=configured.permits, window_seconds=configured.window_seconds)
+            permits, window_seconds = self._configured.permits, self._configured.window_seconds
+            self._believe(await self._store.open(self.key, permits=permits, window_seconds=window_seconds))
             self._opened = True
 
     def _parked(self, row: BudgetRow) -> ParkedError:
@@ -351,7 +337,7 @@ class Quota:
         if snapshot is None:
             raise self._vanished()
         self._row = snapshot.row
-        self._store_clock.measured(remote=snapshot.now, local=snapshot.received_at)
+        self._store_clock.measured(remote=snapshot.now, sent=snapshot.sent_at, received=snapshot.received_at)
 
     def _without_a_hasty_raise(self, state: RateLimitState) -> RateLimitState:
         """Endpoints of one account may state different limits: the smallest of a window counts, else each response

@@ -37,12 +37,13 @@ class QuotaKey:
 class Snapshot:
     """A row as an operation left it.
 
-    `now` is the store's clock while it held the row, `received_at` the caller's monotonic clock just after: their
-    difference converts the one into the other.
+    `now` is the store's clock while it held the row, `sent_at` and `received_at` the caller's monotonic clock just
+    before and just after.
     """
 
     row: BudgetRow
     now: float
+    sent_at: float
     received_at: float
 
 
@@ -68,13 +69,13 @@ class QuotaStore(Protocol):
     All operations raise `TransientError` when the store cannot be reached. Those that return None found no row.
     """
 
-    async def open(self, key: QuotaKey, *, permits: int, window_seconds: float) -> None:
+    async def open(self, key: QuotaKey, *, permits: int, window_seconds: float) -> Snapshot:
         """Make the row, or set its budget to what is configured; what the vendor taught an earlier process is
         learned again from the first response."""
         ...
 
-    async def reserve(self, key: QuotaKey, count: int, terms: Terms) -> Reservation | None:
-        """Reserve the next `count` slots of a paced budget."""
+    async def reserve(self, key: QuotaKey, count: int, terms: Terms, *, lead: float) -> Reservation | None:
+        """Reserve the next `count` slots of a paced budget, none of them earlier than `lead` seconds from now."""
         ...
 
     async def take(self, key: QuotaKey, count: int, terms: Terms) -> Taken | None:
@@ -101,17 +102,18 @@ class InMemoryQuotaStore:
         self._clock = clock
         self._rows: dict[QuotaKey, BudgetRow] = {}
 
-    async def open(self, key: QuotaKey, *, permits: int, window_seconds: float) -> None:
+    async def open(self, key: QuotaKey, *, permits: int, window_seconds: float) -> Snapshot:
         """See `QuotaStore`."""
         row = self._rows.get(key, BudgetRow(permits=permits, window_seconds=window_seconds))
-        self._rows[key] = replace(row, permits=permits, window_seconds=window_seconds)
+        return self._keep(key, replace(row, permits=permits, window_seconds=window_seconds), self._clock.time())
 
-    async def reserve(self, key: QuotaKey, count: int, terms: Terms) -> Reservation | None:
+    async def reserve(self, key: QuotaKey, count: int, terms: Terms, *, lead: float) -> Reservation | None:
         """See `QuotaStore`."""
         row, now = self._rows.get(key), self._clock.time()
         if row is None:
             return None
-        return Reservation(self._keep(key, reserve_slots(row, now, count, terms), now), spacing(row, now, terms))
+        reserved = reserve_slots(row, now, count, terms, lead=lead)
+        return Reservation(self._keep(key, reserved, now), spacing(row, now, terms))
 
     async def take(self, key: QuotaKey, count: int, terms: Terms) -> Taken | None:
         """See `QuotaStore`."""
@@ -138,4 +140,5 @@ class InMemoryQuotaStore:
 
     def _keep(self, key: QuotaKey, row: BudgetRow, now: float) -> Snapshot:
         self._rows[key] = row
-        return Snapshot(row=row, now=now, received_at=self._clock.monotonic())
+        moment = self._clock.monotonic()
+        return Snapshot(row=row, now=now, sent_at=moment, received_at=moment)

@@ -64,12 +64,12 @@ RESPONSE_SECONDS = 120.0
 
 
 class ApiClient:
-    """JSON requests to one account of one vendor, or to one side of it where reads and writes have budgets of their own.
+    """JSON requests to one vendor account; where reads and writes have budgets of their own, one client for each.
 
     `authorization` is the header's full value. `quotas` are all acquired before each attempt, the counted ones first.
     `retry_budget` is shared by all clients of the account. `not_executed_codes`: the vendor's error codes (snake case)
-    that promise it did not execute the request and that trying again helps; requests with them are retried, whatever the
-    status and the method. All methods raise `VendorError`s, and `ParkedError` or `TransientError` from the quotas.
+    that promise it did not execute the request and that trying again helps: such a request is retried, whatever its
+    status and method. All methods raise `VendorError`s, and `ParkedError` or `TransientError` from the quotas.
     """
 
     def __init__(
@@ -252,7 +252,8 @@ def _checked(base_url: str, vendor: str) -> str:
 
 def _checked_header(authorization: SecretStr | None, vendor: str) -> SecretStr | None:
     # A line break at the end of a token read from a file would otherwise fail deep in the HTTP library.
-    if authorization is None or (value := authorization.get_secret_value()).isascii() and value.isprintable():
+    value = "" if authorization is None else authorization.get_secret_value()
+    if value.isascii() and value.isprintable():
         return authorization
     raise ConfigurationError(
         "invalid_token",

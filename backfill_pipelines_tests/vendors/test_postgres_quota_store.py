@@ -6,6 +6,7 @@ import asyncio
 import multiprocessing
 from collections.abc import Coroutine
 from dataclasses import asdict, replace
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import pytest
@@ -52,9 +53,9 @@ def put(engine: sqlalchemy.Engine, row: BudgetRow) -> None:
         connection.execute(text("DELETE FROM backfill.quota"))
         connection.execute(
             text(
-                "INSERT INTO backfill.quota (vendor, account, kind, permits, window_seconds, next_slot_at, reduced_permits, "
-                "reduced_until, window_started_at, used) VALUES ('acme', 'one', 'requests', :permits, :window_seconds, "
-                ":next_slot_at, :reduced_permits, :reduced_until, :window_started_at, :used)"
+                "INSERT INTO backfill.quota (vendor, account, kind, permits, window_seconds, next_slot_at, "
+                "reduced_permits, reduced_until, window_started_at, used) VALUES ('acme', 'one', 'requests', :permits, "
+                ":window_seconds, :next_slot_at, :reduced_permits, :reduced_until, :window_started_at, :used)"
             ),
             asdict(row),
         )
@@ -71,7 +72,7 @@ def database_time(engine: sqlalchemy.Engine) -> float:
         return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
 
 
-# Moments relative to now; far enough from zero that the time between the test's clock and the statement's cannot matter.
+# Relative to now, and far enough from it that the time between the test's clock and the statement's cannot matter.
 moments = st.sampled_from([-90_000.0, -5000.0, -70.0, -30.0, 30.0, 70.0, 5000.0])
 
 
@@ -106,6 +107,7 @@ def at(row: BudgetRow, now: float) -> BudgetRow:
         Terms, reserve=st.sampled_from([0.0, 0.07, 0.1]), ceiling=st.none() | st.integers(1, 200), slack=st.just(0.015)
     ),
     count=st.integers(1, 10),
+    lead=st.sampled_from([0.0, 0.02]),
     change=st.builds(
         BudgetChange,
         permits=st.none() | st.integers(1, 500),
@@ -117,20 +119,18 @@ def at(row: BudgetRow, now: float) -> BudgetRow:
     ),
 )
 def test_every_operation_does_to_the_row_what_the_arithmetic_says(
-    database: sqlalchemy.Engine, relative: BudgetRow, terms: Terms, count: int, change: BudgetChange
+    *, database: sqlalchemy.Engine, relative: BudgetRow, terms: Terms, count: int, lead: float, change: BudgetChange
 ) -> None:
     store = PostgresQuotaStore(database, SystemClock())
     row = at(relative, database_time(database))
 
     put(database, row)
-    reservation = wait_for(store.reserve(KEY, count, terms))
+    reservation = wait_for(store.reserve(KEY, count, terms, lead=lead))
     assert reservation is not None
     now = reservation.snapshot.now
     assert reservation.snapshot.row == stored(database)
-    assert asdict(stored(database)) == pytest.approx(asdict(reserve_slots(row, now, count, terms)))
-    assert stored(database).next_slot_at == pytest.approx(
-        reserve_slots(row, now, count, terms).next_slot_at, rel=0, abs=1e-5
-    )
+    reserved = reserve_slots(row, now, count, terms, lead=lead)
+    assert stored(database) == replace(reserved, next_slot_at=pytest.approx(reserved.next_slot_at, rel=0, abs=1e-5))
     assert reservation.gap == pytest.approx(spacing(row, now, terms))
 
     put(database, row)
@@ -160,7 +160,7 @@ def test_opening_makes_the_row_and_later_sets_it_to_what_is_configured(
     database: sqlalchemy.Engine, store: PostgresQuotaStore
 ) -> None:
     wait_for(store.open(KEY, permits=100, window_seconds=10.0))
-    wait_for(store.reserve(KEY, 1, Terms()))
+    wait_for(store.reserve(KEY, 1, Terms(), lead=0.0))
     before = stored(database)
     wait_for(store.open(KEY, permits=100, window_seconds=10.0))
     assert stored(database) == before
@@ -169,7 +169,7 @@ def test_opening_makes_the_row_and_later_sets_it_to_what_is_configured(
 
 
 def test_without_a_row_every_operation_says_so(store: PostgresQuotaStore) -> None:
-    assert wait_for(store.reserve(KEY, 1, Terms())) is None
+    assert wait_for(store.reserve(KEY, 1, Terms(), lead=0.0)) is None
     assert wait_for(store.take(KEY, 1, Terms())) is None
     assert wait_for(store.refuse(KEY, 1.0)) is None
     assert wait_for(store.change(KEY, BudgetChange(permits=1))) is None
@@ -181,7 +181,7 @@ def test_threads_that_reserve_at_once_get_slots_of_their_own_a_spacing_apart(sto
 
         async def one() -> None:
             for count in (1, 10, 3, 7, 2):
-                reservation = await store.reserve(KEY, count, Terms())
+                reservation = await store.reserve(KEY, count, Terms(), lead=0.0)
                 assert reservation is not None
                 slots.extend(slots_before(reservation.snapshot.row.next_slot_at, count, reservation.gap))
 
@@ -191,8 +191,7 @@ def test_threads_that_reserve_at_once_get_slots_of_their_own_a_spacing_apart(sto
 
     slots = wait_for(reserve_often())
     assert len(slots) == 20 * 23
-    gaps = [later - earlier for earlier, later in zip(slots, slots[1:], strict=False)]
-    assert min(gaps) >= 0.1015 - 1e-5
+    assert min(later - earlier for earlier, later in pairwise(slots)) >= 0.1015 - 1e-5
 
 
 def test_threads_that_take_at_once_take_exactly_the_budget(
@@ -211,15 +210,21 @@ def acquire_in_a_process(url: str, permits: int, answers: Any) -> None:
     """A process of its own with workers of its own; reports the slots it was given, on the database's clock."""
 
     class Recording(PostgresQuotaStore):
-        async def reserve(self, key: QuotaKey, count: int, terms: Terms) -> Any:
-            reservation = await super().reserve(key, count, terms)
+        async def reserve(self, key: QuotaKey, count: int, terms: Terms, *, lead: float) -> Any:
+            reservation = await super().reserve(key, count, terms, lead=lead)
             if reservation is not None:
                 slots.extend(slots_before(reservation.snapshot.row.next_slot_at, count, reservation.gap))
             return reservation
 
     async def acquire_all() -> None:
         async with Quota(
-            vendor="acme", account="one", kind="requests", permits=5000, window_seconds=10.0, store=store, clock=SystemClock()
+            vendor="acme",
+            account="one",
+            kind="requests",
+            permits=5000,
+            window_seconds=10.0,
+            store=store,
+            clock=SystemClock(),
         ) as quota:
             await asyncio.gather(*(quota.acquire() for _ in range(permits)))
 
@@ -233,7 +238,8 @@ def test_processes_share_one_budget(database_url: SecretStr) -> None:
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
     processes = [
-        context.Process(target=acquire_in_a_process, args=(database_url.get_secret_value(), 150, answers)) for _ in range(3)
+        context.Process(target=acquire_in_a_process, args=(database_url.get_secret_value(), 150, answers))
+        for _ in range(3)
     ]
     for process in processes:
         process.start()
@@ -241,18 +247,30 @@ def test_processes_share_one_budget(database_url: SecretStr) -> None:
     for process in processes:
         process.join()
     assert len(slots) >= 450  # late permits are dropped and leased anew
-    assert min(later - earlier for earlier, later in zip(slots, slots[1:], strict=False)) >= 10 / 5000
+    assert min(later - earlier for earlier, later in pairwise(slots)) >= 10 / 5000
 
 
-def test_accounting_does_not_wait_for_the_disk(database: sqlalchemy.Engine, store: PostgresQuotaStore) -> None:
-    """The setting holds for the statement's own commit and is gone from the connection after it."""
+def test_accounting_does_not_wait_for_the_disk_and_nothing_else_is_affected(
+    database: sqlalchemy.Engine, store: PostgresQuotaStore
+) -> None:
+    """The server tells at the moment of the commit, in a deferred trigger; the connection's next user is durable."""
+    with database.begin() as connection:
+        connection.execution_options(no_parameters=True).exec_driver_sql(
+            "CREATE TABLE seen (setting text);"
+            "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            "  INSERT INTO seen VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$;"
+            "CREATE CONSTRAINT TRIGGER note AFTER UPDATE ON backfill.quota DEFERRABLE INITIALLY DEFERRED"
+            "  FOR EACH ROW EXECUTE FUNCTION note()"
+        )
+        name = connection.execute(text("SELECT current_database()")).scalar_one()
+        connection.execute(text(f'ALTER DATABASE "{name}" SET synchronous_commit = on'))
+    database.dispose()
     wait_for(store.open(KEY, permits=100, window_seconds=10.0))
+    for operation in (store.reserve(KEY, 1, Terms(), lead=0.0), store.take(KEY, 1, Terms()), store.refuse(KEY, 1.0)):
+        wait_for(operation)
     with database.connect() as connection:
-        before = connection.execute(text("SHOW synchronous_commit")).scalar_one()
-    wait_for(store.reserve(KEY, 1, Terms()))
-    wait_for(store.refuse(KEY, 1.0))
-    with database.connect() as connection:
-        assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == before
+        assert connection.execute(text("SELECT setting FROM seen")).scalars().all() == ["off"] * 3
+        assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == "on"
 
 
 # When things break
@@ -270,7 +288,7 @@ def test_a_database_without_the_table_says_what_to_run(database: sqlalchemy.Engi
 def test_an_unreachable_database_is_one_sentence_without_the_password() -> None:
     engine = create_database_engine(SecretStr("postgresql+psycopg://kim:canary-secret@127.0.0.1:1/canary"))
     with pytest.raises(TransientError) as caught:
-        wait_for(PostgresQuotaStore(engine, SystemClock()).reserve(KEY, 1, Terms()))
+        wait_for(PostgresQuotaStore(engine, SystemClock()).reserve(KEY, 1, Terms(), lead=0.0))
     assert caught.value.code == "quota_unavailable"
     assert "canary" not in repr(caught.value) + str(caught.value)
     assert caught.value.__cause__ is None

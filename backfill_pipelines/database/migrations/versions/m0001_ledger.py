@@ -33,6 +33,7 @@ _STATEMENTS = (
         resumable       boolean NOT NULL DEFAULT false,
         undoes          uuid,
         error_code      text,
+        error_category  text,
         error_message   text,
         CHECK (mode IN ('plan', 'load', 'undo', 'verify')),
         CHECK (state IN ('running', 'succeeded', 'failed', 'parked', 'interrupted', 'refused'))

@@ -1,0 +1,172 @@
+"""What commands print about runs: JSON documents, tables and progress.
+
+Belongs here: turning runs of the ledger into text. Does not belong here: values of records: `inspect_runs.py` is the
+one place that prints those, to a terminal only.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from backfill_pipelines.engine.backfill import Progress as ProgressReport
+from backfill_pipelines.engine.ledger import Run, State
+from backfill_pipelines.engine.progress import LineProgress
+
+COUNTS = ("source", "create", "update", "skip", "conflict", "reject", "applied", "failed")
+_STYLES = {
+    State.SUCCEEDED: "green",
+    State.FAILED: "red",
+    State.REFUSED: "red",
+    State.INTERRUPTED: "yellow",
+    State.PARKED: "yellow",
+    State.RUNNING: "cyan",
+}
+
+
+def run_as_json(run: Run) -> dict[str, Any]:
+    """A run as an element of `partitions`."""
+    return {
+        "key": run.partition_key,
+        "run_id": str(run.id),
+        "state": run.state,
+        "plan_hash": run.plan_hash,
+        "counts": {name: run.counts.get(name, 0) for name in COUNTS},
+        "reasons": dict(run.reasons),
+        "warnings": list(run.warnings),
+        "error_code": run.error_code,
+        "error_message": run.error_message,
+        "parked_until": run.parked_until.isoformat() if run.parked_until else None,
+        "details": dict(run.details),
+        "verification": verification_as_json(run),
+    }
+
+
+def verification_as_json(run: Run) -> dict[str, Any] | None:
+    """The comparison of source and target that a run has stored, or None."""
+    if run.verification is None:
+        return None
+    names = ("equal", "missing", "extra", "different", "explained", "passed", "examples")
+    return {name: run.verification[name] for name in names}
+
+
+def print_runs(name: str, runs: Sequence[Run], *, dry_run: bool, unaccounted: Sequence[str]) -> None:
+    """Print a table of a command's runs, then every failure in a sentence, then what to do next."""
+    console = Console()
+    table = Table(title=f"{name}: {'dry run' if dry_run else 'run'}", title_justify="left")
+    table.add_column("partition")
+    table.add_column("state")
+    for count in COUNTS:
+        table.add_column(count, justify="right")
+    table.add_column("verified")
+    table.add_column("run id")
+    for run in runs:
+        verified = "" if run.verification is None else ("yes" if run.verification["passed"] else "NO")
+        table.add_row(
+            run.partition_key,
+            f"[{_STYLES[run.state]}]{run.state}[/]",
+            *(str(run.counts.get(count, 0)) for count in COUNTS),
+            verified,
+            str(run.id),
+        )
+    console.print(table)
+    for line in explanations(runs, unaccounted=unaccounted):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for line in next_steps(name, runs, dry_run=dry_run):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def explanations(runs: Sequence[Run], *, unaccounted: Sequence[str]) -> list[str]:
+    """Every reason, warning and failure of the runs, in plain lines."""
+    lines: list[str] = []
+    reasons: dict[str, int] = {}
+    for run in runs:
+        for code, count in run.reasons.items():
+            reasons[code] = reasons.get(code, 0) + count
+    if reasons:
+        lines.append("reasons: " + ", ".join(f"{code} {count}" for code, count in sorted(reasons.items())))
+    for run in runs:
+        if run.warnings:
+            lines.append(f"warning {run.partition_key}: {', '.join(run.warnings)}")
+        if run.error_code:
+            lines.append(f"{run.state} {run.partition_key}: {run.error_message} [{run.error_code}]")
+        if run.parked_until:
+            lines.append(f"parked {run.partition_key} until {run.parked_until:%Y-%m-%d %H:%M} UTC")
+    lines.extend(f"failed {key}: its Dagster run ended before it began; see the Dagster UI" for key in unaccounted)
+    return lines
+
+
+def next_steps(name: str, runs: Sequence[Run], *, dry_run: bool) -> list[str]:
+    """The commands that make sense now."""
+    changed = next((run for run in runs if run.counts.get("create") or run.counts.get("update")), None)
+    steps: list[str] = []
+    if any(run.resumable for run in runs):
+        keys = " ".join(f"--client {run.partition_key}" for run in runs if run.resumable)
+        steps.append(f"resume:  backfill run {name} {keys}{' --dry-run' if dry_run else ''}")
+    failed = [run for run in runs if run.state in (State.FAILED, State.REFUSED) and not run.resumable]
+    if failed and len(failed) < len(runs):
+        keys = " ".join(f"--client {run.partition_key}" for run in failed)
+        steps.append(f"again:   backfill run {name} {keys}")
+    if dry_run and changed is not None:
+        steps.append(f"look:    backfill show {changed.id}")
+        steps.append(f"load:    backfill run {name} --client {changed.partition_key}")
+    if not dry_run and changed is not None:
+        steps.append(f"look:    backfill show {changed.id}")
+        steps.append(f"undo:    backfill undo {changed.id}")
+    return steps
+
+
+@contextmanager
+def terminal_progress(title: str) -> Iterator[ProgressReport]:
+    """Progress on stderr: a bar with an estimate for each partition at a terminal, plain lines anywhere else."""
+    if not sys.stderr.isatty():
+        yield LineProgress(lambda line: print(line, file=sys.stderr))
+        return
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bars:
+        bars.console.print(title)
+        yield _Bars(bars)
+
+
+class _Bars:
+    """One bar per partition, showing its current step."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._mutex = threading.Lock()
+        self._tasks: dict[str, tuple[str, TaskID]] = {}
+
+    def report(self, partition_key: str, step: str, done: int, total: int | None) -> None:
+        """Move the partition's bar; a new step starts it anew, so that the estimate is the step's own."""
+        with self._mutex:
+            known = self._tasks.get(partition_key)
+            if known is None or known[0] != step:
+                if known is not None:
+                    self._bars.remove_task(known[1])
+                task = self._bars.add_task(f"{partition_key}: {step}", total=total)
+                self._tasks[partition_key] = (step, task)
+            self._bars.update(self._tasks[partition_key][1], completed=done, total=total)

@@ -1,0 +1,98 @@
+"""What a command needs around it: the databases, Dagster's home and instance, signals.
+
+Belongs here: opening and closing those for the commands. Does not belong here: what the commands do with them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from backfill_pipelines.database.location import (
+    DatabaseLocation,
+    dagster_storage_url,
+    embedded_server,
+    home_folder,
+)
+from backfill_pipelines.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+PROJECT_FOLDER = Path(__file__).resolve().parents[2]
+
+
+@contextmanager
+def dagster_environment() -> Iterator[None]:
+    """Set what Dagster's processes read: DATABASE_URL, DAGSTER_POSTGRES_URL, DAGSTER_HOME.
+
+    What the environment names already stays; the rest is the embedded server, which runs as long as this is open.
+    """
+    folder = Path.cwd()
+    with ExitStack() as stack:
+        location = DatabaseLocation.resolve(os.environ, folder)
+        stack.callback(location.close)
+        if os.environ.get("DAGSTER_POSTGRES_URL", "").strip():
+            storage = os.environ["DAGSTER_POSTGRES_URL"]
+        else:
+            server = embedded_server(os.environ, folder)
+            stack.callback(server.close)
+            storage = dagster_storage_url(os.environ, server).get_secret_value()
+        os.environ["DATABASE_URL"] = location.database_url.get_secret_value()
+        os.environ["DAGSTER_POSTGRES_URL"] = storage
+        os.environ.setdefault("DAGSTER_HOME", str(_dagster_home(folder)))
+        os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
+        yield
+
+
+def _dagster_home(folder: Path) -> Path:
+    """Make Dagster's home: a folder of ours with a copy of the project's one `dagster.yaml`."""
+    home = home_folder(os.environ, folder) / "dagster"
+    home.mkdir(parents=True, exist_ok=True)
+    source = PROJECT_FOLDER / "dagster.yaml"
+    if not source.is_file():
+        raise ConfigurationError(
+            "no_dagster_yaml", f"{source} is missing; install backfill_pipelines from its checkout (pip install -e .)."
+        )
+    shutil.copyfile(source, home / "dagster.yaml")
+    return home
+
+
+@contextmanager
+def open_instance() -> Iterator[dg.DagsterInstance]:
+    """Open Dagster's instance in the environment that `dagster_environment` has set."""
+    import dagster as dg
+
+    with dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+@contextmanager
+def stop_on_signals(stop: threading.Event) -> Iterator[None]:
+    """Let Ctrl-C (and SIGTERM) ask for a stop at the next safe point; a second one ends the process at once.
+
+    Ending it at once is safe too: what is committed stays, and the next run goes on from there.
+    """
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        del frame
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+        # Not a log record: a handler must not wait for a lock that the interrupted code holds.
+        os.write(sys.stderr.fileno(), b"\nstopping at the next safe point; once more to end at once\n")
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

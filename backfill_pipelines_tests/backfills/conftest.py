@@ -1,0 +1,51 @@
+"""A small agency for each test: five clients on two instances, an empty `client_leads`, no waiting between retries.
+
+Belongs here: fixtures that several tests of `client_leads` use. Does not belong here: how a run is driven (agency.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import Engine
+
+from backfill_pipelines.engine import partition_run
+from backfill_pipelines.sandbox.email_bison import EmailBisonSandbox
+from backfill_pipelines.sandbox.email_bison_data import build_email_bison_world
+from backfill_pipelines.sandbox.email_bison_records import EmailBisonWorld
+from backfill_pipelines.sandbox.server import SandboxServer
+from backfill_pipelines.vendors import email_bison
+from backfill_pipelines.vendors.transport import RetryPolicy
+from backfill_pipelines_tests.backfills.agency import UNHURRIED, Agency
+
+
+@pytest.fixture(scope="session")
+def world() -> EmailBisonWorld:
+    return build_email_bison_world(seed=7, clients=5, interested_replies=[50, 40, 31, 20, 3])
+
+
+@pytest.fixture(scope="session")
+def running(world: EmailBisonWorld) -> Iterator[tuple[EmailBisonSandbox, SandboxServer]]:
+    bison = EmailBisonSandbox(world, rate_limit=UNHURRIED)
+    with SandboxServer([bison]) as server:
+        yield bison, server
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many attempts as ever, without the seconds between them."""
+    monkeypatch.setattr(partition_run, "RETRY_DELAYS", (0.0, 0.0))
+    monkeypatch.setattr(email_bison, "RetryPolicy", partial(RetryPolicy, base_seconds=0.001))
+
+
+@pytest.fixture
+def agency(
+    running: tuple[EmailBisonSandbox, SandboxServer], product_tables: Engine, database_url: SecretStr, tmp_path: Path
+) -> Agency:
+    bison, server = running
+    server.reset()
+    return Agency(bison=bison, server=server, database=product_tables, database_url=database_url, folder=tmp_path)
