@@ -7,7 +7,7 @@ something. Importing this touches no network and no database and needs no enviro
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import dagster as dg
 
@@ -22,6 +22,8 @@ from backfill_pipelines.engine.dagster_adapter import (
     registry_sensor,
 )
 from backfill_pipelines.engine.dagster_maintenance import maintenance_jobs
+from backfill_pipelines.engine.progress import LineProgress
+from backfill_pipelines.engine.runtime import Runtime
 from backfill_pipelines.engine.runtime import open_runtime as open_runtime_from_environment
 
 PARTITIONS_PER_RUN = 6
@@ -34,14 +36,19 @@ def all_backfills() -> list[Backfill]:
     return [ClientLeads()]
 
 
+def _open_runtime(tell: Callable[[str], None]) -> Runtime:
+    return open_runtime_from_environment(progress=LineProgress(tell))
+
+
 def build_defs(
     *,
     backfills: Sequence[Backfill] | None = None,
-    open_runtime: OpenRuntime = open_runtime_from_environment,
+    open_runtime: OpenRuntime | None = None,
     max_partitions_per_run: int = PARTITIONS_PER_RUN,
 ) -> dg.Definitions:
     """Make the code location; tests and the command line hand in a runtime of their own."""
     backfills = all_backfills() if backfills is None else backfills
+    open_runtime = open_runtime or _open_runtime
     return dg.Definitions(
         assets=[
             backfill_assets(backfill, open_runtime=open_runtime, max_partitions_per_run=max_partitions_per_run)

@@ -15,11 +15,11 @@ from typing import Any
 
 import httpx
 from pydantic import SecretStr
-from rich.console import Console
 from rich.table import Table
 
 from backfill_pipelines.backfills.client_leads_proof import bison_access, token_of
 from backfill_pipelines.command_line.failures import FAILED, UsageError, print_json
+from backfill_pipelines.command_line.output import wide_console
 from backfill_pipelines.errors import BackfillError, ConfigurationError
 from backfill_pipelines.registry import Client, Registry, load_registry, registry_path
 from backfill_pipelines.vendors.clock import SystemClock
@@ -104,7 +104,7 @@ def _print(entries: list[dict[str, Any]], checks: dict[str, dict[str, str]], *, 
         answers = checks.get(str(entry["key"]), {})
         checked = "; ".join(f"{vendor}: {answer}" for vendor, answer in answers.items()) or "not checked"
         table.add_row(entry["key"], entry["kind"], ", ".join(entry["uses"]), *((checked,) if check else ()))
-    Console().print(table)
+    wide_console().print(table)
 
 
 def mint_client_token(key: str) -> int:

@@ -17,7 +17,7 @@ from rich.table import Table
 from sqlalchemy import text
 
 from backfill_pipelines.command_line.failures import FAILED, USAGE_OR_CONFIGURATION
-from backfill_pipelines.command_line.output import terminal_progress
+from backfill_pipelines.command_line.output import terminal_progress, wide_console
 from backfill_pipelines.command_line.run import run_backfill
 from backfill_pipelines.command_line.verify import verify_partitions
 from backfill_pipelines.database.location import home_folder
@@ -40,7 +40,7 @@ _REPLACED_VARIABLES = ("DATABASE_URL", "DAGSTER_POSTGRES_URL", "DAGSTER_HOME", "
 
 def run_demo(*, clients: int) -> int:
     """Run and verify every backfill on invented data; returns 0 when all are verified."""
-    console = Console()
+    console = wide_console()
     with sandbox_environment(build_sandbox(clients=clients, email_bison_rate_limit=_DEMO_RATE_LIMIT)) as home:
         _make_product_tables(anew=True)
         failed = False

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Row, select
 
 from backfill_pipelines.command_line.failures import UsageError, print_json
+from backfill_pipelines.command_line.output import wide_console
 from backfill_pipelines.command_line.run import backfill_named
 from backfill_pipelines.database.tables import change
 from backfill_pipelines.engine.ledger import Run
@@ -48,7 +48,7 @@ def show_status(name: str | None, *, as_json: bool) -> int:
             run.error_code or "",
             str(run.id),
         )
-    Console().print(table if runs else "Nothing has run yet; try: backfill run client_leads --all --dry-run")
+    wide_console().print(table if runs else "Nothing has run yet; try: backfill run client_leads --all --dry-run")
     return 0
 
 
@@ -110,7 +110,7 @@ def _masked_key(key: str) -> str:
 
 
 def _print_changes(changes: Sequence[Mapping[str, Any]], *, revealed: bool) -> None:
-    console = Console()
+    console = wide_console()
     for item in changes:
         outcome = f"{item['state']}{' ' + item['error_code'] if item['error_code'] else ''}"
         reason = f" ({item['reason']})" if item["reason"] else ""

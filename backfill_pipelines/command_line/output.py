@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -29,6 +30,8 @@ from backfill_pipelines.engine.backfill import Progress as ProgressReport
 from backfill_pipelines.engine.ledger import Run, State
 from backfill_pipelines.engine.progress import LineProgress
 
+_WIDTH_WITHOUT_TERMINAL = 160
+_WIDTH_WITH_IDS = 140
 COUNTS = ("source", "create", "update", "skip", "conflict", "reject", "applied", "failed")
 _STYLES = {
     State.SUCCEEDED: "green",
@@ -68,14 +71,16 @@ def verification_as_json(run: Run) -> dict[str, Any] | None:
 
 def print_runs(name: str, runs: Sequence[Run], *, dry_run: bool, unaccounted: Sequence[str]) -> None:
     """Print a table of a command's runs, then every failure in a sentence, then what to do next."""
-    console = Console()
-    table = Table(title=f"{name}: {'dry run' if dry_run else 'run'}", title_justify="left")
-    table.add_column("partition")
-    table.add_column("state")
+    console = wide_console()
+    with_ids = console.width >= _WIDTH_WITH_IDS
+    table = Table(title=f"{name}: {'dry run' if dry_run else 'run'}", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("partition", no_wrap=True)
+    table.add_column("state", no_wrap=True)
     for count in COUNTS:
         table.add_column(count, justify="right")
     table.add_column("verified")
-    table.add_column("run id")
+    if with_ids:
+        table.add_column("run id", no_wrap=True)
     for run in runs:
         verified = "" if run.verification is None else ("yes" if run.verification["passed"] else "NO")
         table.add_row(
@@ -83,13 +88,18 @@ def print_runs(name: str, runs: Sequence[Run], *, dry_run: bool, unaccounted: Se
             f"[{_STYLES[run.state]}]{run.state}[/]",
             *(str(run.counts.get(count, 0)) for count in COUNTS),
             verified,
-            str(run.id),
+            *([str(run.id)] if with_ids else []),
         )
     console.print(table)
     for line in explanations(runs, unaccounted=unaccounted):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for line in next_steps(name, runs, dry_run=dry_run):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def wide_console() -> Console:
+    """A console on stdout that does not squeeze tables where there is no terminal whose width it would have to fit."""
+    return Console(width=None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL)
 
 
 def explanations(runs: Sequence[Run], *, unaccounted: Sequence[str]) -> list[str]:

@@ -109,7 +109,7 @@ def execute(
     """
     sync_partitions(instance, backfill, runtime.registry)
     ordered = instance.get_dynamic_partitions(backfill.name)
-    definitions = build_defs(open_runtime=lambda: nullcontext(runtime), max_partitions_per_run=batch_size)
+    definitions = build_defs(open_runtime=lambda _: nullcontext(runtime), max_partitions_per_run=batch_size)
     job = definitions.resolve_job_def(backfill.name)
     source, plan, target = asset_keys(backfill)
 

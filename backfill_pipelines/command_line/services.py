@@ -37,7 +37,10 @@ def dagster_environment() -> Iterator[None]:
     What the environment names already stays; the rest is the embedded server, which runs as long as this is open.
     """
     folder = Path.cwd()
+    before = dict(os.environ)
     with ExitStack() as stack:
+        # A URL of the embedded server says nothing once the server is gone.
+        stack.callback(_restore_environment, before)
         location = DatabaseLocation.resolve(os.environ, folder)
         stack.callback(location.close)
         if os.environ.get("DAGSTER_POSTGRES_URL", "").strip():
@@ -51,6 +54,11 @@ def dagster_environment() -> Iterator[None]:
         os.environ.setdefault("DAGSTER_HOME", str(_dagster_home(folder)))
         os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
         yield
+
+
+def _restore_environment(before: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def _dagster_home(folder: Path) -> Path:
@@ -68,10 +76,16 @@ def _dagster_home(folder: Path) -> Path:
 
 @contextmanager
 def open_instance() -> Iterator[dg.DagsterInstance]:
-    """Open Dagster's instance in the environment that `dagster_environment` has set."""
+    """Open Dagster's instance in the environment that `dagster_environment` has set, fit for several runs at once.
+
+    Dagster 1.13 reconfigures all of Python's logging at the start of every run (`logging.config.dictConfig`, even with
+    nothing configured), under logging's one lock; while another run of the same process writes an event under its
+    handler's lock, the two wait for each other for ever. Nothing is configured there, so nothing is lost without it.
+    """
     import dagster as dg
 
     with dg.DagsterInstance.get() as instance:
+        instance.get_yaml_python_handlers = list  # type: ignore[method-assign]
         yield instance
 
 

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from backfill_pipelines.command_line.failures import DRY_RUN_FOUND_CHANGES, FAILED, print_json
 from backfill_pipelines.command_line.logs import configure_logs
-from backfill_pipelines.command_line.output import terminal_progress
+from backfill_pipelines.command_line.output import terminal_progress, wide_console
 from backfill_pipelines.command_line.run import backfill_named
 from backfill_pipelines.command_line.services import stop_on_signals
 from backfill_pipelines.engine.ledger import State
@@ -60,7 +59,7 @@ def _as_json(result: UndoResult) -> dict[str, Any]:
 
 
 def _print(results: Sequence[UndoResult], *, dry_run: bool) -> None:
-    console = Console()
+    console = wide_console()
     table = Table(title="undo (dry run)" if dry_run else "undo", title_justify="left")
     for column in ("partition", "state", "undone", "conflict", "reasons"):
         table.add_column(column, justify="right" if column in ("undone", "conflict") else "left")

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from backfill_pipelines.command_line.failures import FAILED, USAGE_OR_CONFIGURATION, print_json
 from backfill_pipelines.command_line.logs import configure_logs
-from backfill_pipelines.command_line.output import explanations, terminal_progress, verification_as_json
+from backfill_pipelines.command_line.output import explanations, terminal_progress, verification_as_json, wide_console
 from backfill_pipelines.command_line.run import backfill_named, chosen_partitions, require_choice
 from backfill_pipelines.command_line.services import stop_on_signals
 from backfill_pipelines.engine.backfill import Backfill
@@ -76,7 +75,7 @@ def _as_json(run: Run) -> dict[str, Any]:
 
 
 def _print(name: str, runs: Sequence[Run]) -> None:
-    console = Console()
+    console = wide_console()
     table = Table(title=f"{name}: source against target", title_justify="left")
     table.add_column("partition")
     for figure in _FIGURES:

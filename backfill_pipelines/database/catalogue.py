@@ -8,7 +8,7 @@ Does not belong here: which tables and columns (the backfills'), and our own sch
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from psycopg import sql
@@ -28,6 +28,15 @@ class UniqueKey:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Dependent:
+    """A foreign key onto a table whose rows go, or lose the reference, with the row they refer to."""
+
+    table: sql.Identifier
+    columns: tuple[tuple[str, str], ...]
+    """Pairs of a column of the dependent table and the column that it refers to, both actual names."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TableShape:
     """A user's table: actual names and types behind the logical ones."""
 
@@ -36,8 +45,11 @@ class TableShape:
     columns: Mapping[str, str]
     """Logical to actual name of the columns that we know of."""
     types: Mapping[str, str]
-    """Logical name to type, without length: a cast to varchar(10) would cut silently, an assignment complains."""
+    """Logical name to type, with its precision: a time(3) that was written must equal the one that was planned."""
     unique_keys: Sequence[UniqueKey]
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    """Logical name to the SQL of the column's default, where it has one that an INSERT may also give itself."""
+    dependents: Sequence[Dependent] = ()
 
     @property
     def table(self) -> sql.Identifier:
@@ -80,17 +92,22 @@ def read_table(connection: Connection, *, schema: str | None, name: str, columns
             f'The database of DATABASE_URL has no table "{name}" that this role can see; create it, or name the right '
             f"one in the registry under tables: {name}: {{name: …, schema: …}}.",
         )
-    types = {
-        row.attname: row.type
+    attributes = {
+        row.attname: row
         for row in connection.execute(
             text(
-                "SELECT attname, atttypid::regtype::text AS type FROM pg_attribute"
-                " WHERE attrelid = :oid AND attnum > 0 AND NOT attisdropped"
+                "SELECT a.attname, format_type(a.atttypid, a.atttypmod) AS type, CASE"
+                " WHEN a.attidentity = 'd' THEN"
+                "  format('nextval(%L::regclass)', pg_get_serial_sequence(a.attrelid::regclass::text, a.attname))"
+                " WHEN a.attidentity = '' AND a.attgenerated = '' THEN pg_get_expr(d.adbin, d.adrelid)"
+                " END AS preset"
+                " FROM pg_attribute AS a LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum"
+                " WHERE a.attrelid = :oid AND a.attnum > 0 AND NOT a.attisdropped"
             ),
             {"oid": found.oid},
         )
     }
-    missing = sorted(actual for actual in columns.values() if actual not in types)
+    missing = sorted(actual for actual in columns.values() if actual not in attributes)
     if missing:
         raise ConfigurationError(
             "missing_column",
@@ -101,8 +118,12 @@ def read_table(connection: Connection, *, schema: str | None, name: str, columns
         schema=found.nspname,
         name=found.relname,
         columns=dict(columns),
-        types={logical: types[actual] for logical, actual in columns.items()},
+        types={logical: attributes[actual].type for logical, actual in columns.items()},
         unique_keys=_unique_keys(connection, found.oid),
+        defaults={
+            logical: attributes[actual].preset for logical, actual in columns.items() if attributes[actual].preset
+        },
+        dependents=_dependents(connection, found.oid),
     )
 
 
@@ -197,6 +218,31 @@ def _unique_keys(connection: Connection, oid: int) -> list[UniqueKey]:
             columns=() if row.has_expressions else tuple(row.columns),
             deferrable=row.deferrable,
             partial=row.partial,
+        )
+        for row in rows
+    ]
+
+
+def _dependents(connection: Connection, oid: int) -> list[Dependent]:
+    rows = connection.execute(
+        text(
+            "SELECT n.nspname AS schema, r.relname AS name,"
+            " ARRAY(SELECT a.attname FROM unnest(c.conkey) WITH ORDINALITY AS k(attnum, place)"
+            "       JOIN pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = k.attnum"
+            "       ORDER BY k.place)::text[] AS columns,"
+            " ARRAY(SELECT a.attname FROM unnest(c.confkey) WITH ORDINALITY AS k(attnum, place)"
+            "       JOIN pg_attribute AS a ON a.attrelid = c.confrelid AND a.attnum = k.attnum"
+            "       ORDER BY k.place)::text[] AS referred"
+            " FROM pg_constraint AS c JOIN pg_class AS r ON r.oid = c.conrelid"
+            " JOIN pg_namespace AS n ON n.oid = r.relnamespace"
+            # NO ACTION and RESTRICT speak up by themselves; the others delete or blank without a word.
+            " WHERE c.contype = 'f' AND c.confrelid = :oid AND c.confdeltype IN ('c', 'n', 'd') ORDER BY c.oid"
+        ),
+        {"oid": oid},
+    )
+    return [
+        Dependent(
+            table=sql.Identifier(row.schema, row.name), columns=tuple(zip(row.columns, row.referred, strict=True))
         )
         for row in rows
     ]

@@ -6,6 +6,7 @@ Does not belong here: what a partition's run does (`partition_run.py`); nothing 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -21,7 +22,10 @@ from backfill_pipelines.engine.verify import compare_partitions
 from backfill_pipelines.errors import BackfillError
 from backfill_pipelines.registry import Registry, partitions_to_add
 
-OpenRuntime = Callable[[], AbstractContextManager[Runtime]]
+OpenRuntime = Callable[[Callable[[str], None]], AbstractContextManager[Runtime]]
+"""Opens what partitions need, given where to tell progress: a line of the Dagster run's log. (Dagster's own capture of
+Python loggers is per process and reconfigures all logging: two runs in one process deadlocked on it.)"""
+_log = logging.getLogger(__name__)
 RANGE_START_TAG = "dagster/asset_partition_range_start"
 RANGE_END_TAG = "dagster/asset_partition_range_end"
 
@@ -83,7 +87,7 @@ def backfill_assets(
         options = backfill.options_model.model_validate(config.model_dump())
         selected = context.selected_asset_keys
         steps = Steps(extract=source in selected, plan=plan in selected, load=target in selected)
-        with open_runtime() as runtime:
+        with open_runtime(context.log.info) as runtime:
             results = list(
                 _run_partitions(context, runtime, backfill, context.partition_keys, steps=steps, options=options)
             )
@@ -206,7 +210,7 @@ def backfill_check(backfill: Backfill, *, open_runtime: OpenRuntime) -> dg.Asset
         description="Source against target for each partition, as compared right after its newest load.",
     )
     def source_equals_target() -> dg.AssetCheckResult:
-        with open_runtime() as runtime:
+        with open_runtime(_log.info) as runtime:
             verified = runtime.ledger.newest_verifications(backfill.name)
         rows = [(run.partition_key, run.verification or {}) for run in verified]
         differing = [key for key, comparison in rows if not comparison["passed"]]
@@ -306,7 +310,7 @@ def registry_sensor(backfills: Sequence[Backfill], *, open_runtime: OpenRuntime)
     )
     def registry_partitions(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
-            with open_runtime() as runtime:
+            with open_runtime(context.log.info) as runtime:
                 wanted = {backfill.name: partition_keys(backfill, runtime.registry) for backfill in backfills}
         except BackfillError as error:
             # A registry that cannot be read is no empty registry.

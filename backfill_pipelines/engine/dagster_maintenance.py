@@ -47,7 +47,7 @@ def maintenance_jobs(backfills: Sequence[Backfill], *, open_runtime: OpenRuntime
 
     @dg.op(name="undo_run")
     def undo_op(context: dg.OpExecutionContext, config: UndoConfig) -> None:
-        with open_runtime() as runtime:
+        with open_runtime(context.log.info) as runtime:
             runs = runs_to_undo(runtime, config.run_id)
             works = [
                 undo_run(runtime, by_name[run.backfill], run, dry_run=config.dry_run, dagster_run_id=context.run_id)
@@ -67,7 +67,7 @@ def maintenance_jobs(backfills: Sequence[Backfill], *, open_runtime: OpenRuntime
                 f"There is no backfill {config.backfill}; known: {', '.join(by_name)}.", allow_retries=False
             )
         backfill = by_name[config.backfill]
-        with open_runtime() as runtime:
+        with open_runtime(context.log.info) as runtime:
             keys = config.partitions or partition_keys(backfill, runtime.registry)
             runs = list(
                 runtime.run_all(
@@ -80,14 +80,14 @@ def maintenance_jobs(backfills: Sequence[Backfill], *, open_runtime: OpenRuntime
 
     @dg.op(name="sync_registry")
     def sync_op(context: dg.OpExecutionContext) -> None:
-        with open_runtime() as runtime:
+        with open_runtime(context.log.info) as runtime:
             for backfill in backfills:
                 added = sync_partitions(context.instance, backfill, runtime.registry)
                 context.log.info(f"{backfill.name}: {len(added)} partitions added")
 
     @dg.op(name="apply_retention")
     def retention_op(context: dg.OpExecutionContext, config: RetentionConfig) -> None:
-        with open_runtime() as runtime:
+        with open_runtime(context.log.info) as runtime:
             days = runtime.registry.defaults.retention_days if config.days is None else config.days
             deleted = delete_personal_values(runtime.engine, older_than_days=days)
         context.log.info(", ".join(f"{table}: {count} rows" for table, count in deleted.items()))

@@ -168,6 +168,11 @@ def test_our_own_use_and_the_jitter_of_one_request_are_no_sign_of_others() -> No
         assert learn(TEN_SECONDS, NOW, RateLimitState(limit=100, remaining=remaining), WITH_RESERVE) is None
 
 
+def test_who_is_at_one_permit_already_does_not_write_it_again_with_each_response() -> None:
+    terms = Terms(reserve=0.1, ceiling=1)
+    assert learn(TEN_SECONDS, NOW, RateLimitState(limit=100, remaining=0), terms) is None
+
+
 def test_with_a_known_reset_we_keep_to_what_remains_until_then() -> None:
     change = learn(TEN_SECONDS, NOW, RateLimitState(limit=100, remaining=20, reset_after=5.0), OURS)
     assert change == BudgetChange(reduced_permits=40, reduced_seconds=5.0)

@@ -210,6 +210,20 @@ def test_a_process_leases_no_more_than_it_has_waiters() -> None:
     assert store.leases == [1, 1, 1, 10, 10, 5]
 
 
+def test_a_lone_caller_far_from_the_store_loses_no_permit_on_the_way() -> None:
+    """A slot of "now" would have passed when its permit arrives 40 ms later."""
+    loop = VirtualTimeLoop()
+    store = DistantStore(loop, delay=0.08)
+    process = Process(loop, store, permits=25, window_seconds=1.0)
+
+    async def main() -> None:
+        await process.worker(requests=30)
+        await process.quota.aclose()
+
+    run_virtually(main(), loop)
+    assert len(store.leases) <= 31
+
+
 def test_waiters_are_served_in_the_order_in_which_they_came() -> None:
     loop = VirtualTimeLoop()
     process = Process(loop, DistantStore(loop, delay=0.05))
