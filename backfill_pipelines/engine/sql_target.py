@@ -22,12 +22,14 @@ from backfill_pipelines.engine.set_based import sqlstate_of
 from backfill_pipelines.errors import DataError
 
 _ROWS = sql.SQL("c.run_id = %(run_id)s AND c.seq BETWEEN %(first)s AND %(last)s")
-# The rows of a batch, joined to its places so that the planner knows their number. What it knows of `state` dates from
-# before the batch: it would take ten thousand rows for one, and join them by a hundred million comparisons (27 s).
+# The rows of a batch. The planner's statistics date from before them: it takes ten thousand rows for one, and joins them
+# by comparing each with each (27 s a batch). Joined to its places a batch has a number of rows that it can see; and a FULL
+# JOIN it can only do by hashing or sorting.
 _PLACES = sql.SQL(
     """places AS MATERIALIZED (
-                SELECT c.* FROM generate_series(CAST(%(first)s AS int), CAST(%(last)s AS int)) AS place(seq)
-                LEFT JOIN backfill.change AS c ON {rows} AND c.seq = place.seq AND {which}
+                SELECT own.*, {which} AS wanted
+                FROM generate_series(CAST(%(first)s AS int), CAST(%(last)s AS int)) AS place(seq)
+                FULL JOIN (SELECT * FROM backfill.change AS c WHERE {rows}) AS own ON own.seq = place.seq
             )"""
 )
 
@@ -58,7 +60,7 @@ class SqlTarget:
 
     def apply(self, connection: Connection, run_id: UUID, first: int, last: int) -> None:
         """Execute the rows of a batch that are still planned, and journal them. Updates first: they free values."""
-        lock = self._lock(sql.SQL("c.state = 'planned' AND c.action = 'update'"))
+        lock = self._lock(sql.SQL("own.state = 'planned' AND own.action = 'update'"))
         if self._execute(connection, run_id, first, last, lock, self._update(), self._create()):
             raise DataError(
                 "target_refused",
@@ -68,7 +70,7 @@ class SqlTarget:
 
     def undo(self, connection: Connection, run_id: UUID, first: int, last: int) -> None:
         """Take back the applied rows of a batch, and journal them."""
-        lock = self._lock(sql.SQL("c.state = 'applied'"))
+        lock = self._lock(sql.SQL("own.state = 'applied'"))
         self._execute(connection, run_id, first, last, lock, self._delete(), self._restore())
 
     def refusal(self, error: DBAPIError) -> tuple[ChangeState, str]:
@@ -93,8 +95,8 @@ class SqlTarget:
     def _lock(self, which: sql.SQL) -> sql.Composed:
         """Lock the rows to change in the order of their id: two writers that do so cannot deadlock."""
         return sql.SQL(
-            "WITH {places} SELECT 1 FROM {table} AS t WHERE {t_id} IN (SELECT coalesce(c.record_id, c.before->>'id')::{id_type}"
-            " FROM places AS c) ORDER BY {t_id} FOR UPDATE"
+            "WITH {places} SELECT 1 FROM {table} AS t WHERE {t_id} IN (SELECT"
+            " coalesce(c.record_id, c.before->>'id')::{id_type} FROM places AS c WHERE c.wanted) ORDER BY {t_id} FOR UPDATE"
         ).format(**self._names(which))
 
     def _create(self) -> sql.Composed:
@@ -112,19 +114,20 @@ class SqlTarget:
             WITH {places}, batch AS MATERIALIZED (
                 SELECT c.seq, c.record_key, {preset} new.*
                 FROM places AS c CROSS JOIN LATERAL jsonb_to_record(c.after) AS new({record})
-                WHERE c.seq IS NOT NULL
+                WHERE c.wanted
             ), written AS (
                 INSERT INTO {table} AS t ({actual})
                 SELECT {values} FROM batch AS b WHERE {guard} ORDER BY {key_values}
                 ON CONFLICT ({key}) DO NOTHING
                 RETURNING {t_id}::text AS record_id, {identity}, {fingerprint} AS fingerprint
+            ), outcomes AS MATERIALIZED (
+                SELECT b.seq, w.record_id, w.fingerprint FROM batch AS b FULL JOIN written AS w ON {same_row}
             ), journalled AS (
                 UPDATE backfill.change AS c
-                SET state = CASE WHEN w.record_id IS NULL THEN 'conflict' ELSE 'applied' END,
-                    error_code = CASE WHEN w.record_id IS NULL THEN {stale} END,
-                    record_id = w.record_id, fingerprint = w.fingerprint, applied_at = now()
-                FROM batch AS b LEFT JOIN written AS w ON {same_row}
-                WHERE {rows} AND c.seq = b.seq
+                SET state = CASE WHEN o.record_id IS NULL THEN 'conflict' ELSE 'applied' END,
+                    error_code = CASE WHEN o.record_id IS NULL THEN {stale} END,
+                    record_id = o.record_id, fingerprint = o.fingerprint, applied_at = now()
+                FROM outcomes AS o WHERE {rows} AND c.seq = o.seq
                 RETURNING c.record_id
             )
             SELECT abs((SELECT count(*) FROM written) - count(record_id)) FROM journalled
@@ -142,7 +145,7 @@ class SqlTarget:
                 sql.SQL("{} AS {}").format(self.shape.column("t", name), sql.Identifier(name)) for name in same
             ),
             same_row=_all(sql.SQL("w.{0} = b.{0}").format(sql.Identifier(name)) for name in same),
-            **self._names(sql.SQL("c.state = 'planned' AND c.action = 'create'")),
+            **self._names(sql.SQL("own.state = 'planned' AND own.action = 'create'")),
         )
 
     def _update(self) -> sql.Composed:
@@ -150,7 +153,7 @@ class SqlTarget:
             """
             WITH {places}, batch AS MATERIALIZED (
                 SELECT c.seq, c.before, c.after, (c.before->>'id')::{id_type} AS id
-                FROM places AS c WHERE c.seq IS NOT NULL
+                FROM places AS c WHERE c.wanted
             ), written AS (
                 UPDATE {table} AS t SET {assignments}
                 FROM batch AS b
@@ -158,13 +161,13 @@ class SqlTarget:
                 CROSS JOIN LATERAL jsonb_to_record(b.after) AS new({record})
                 WHERE {t_id} = b.id AND {guard} AND {unmoved}
                 RETURNING b.seq
+            ), outcomes AS MATERIALIZED (
+                SELECT b.seq, b.id, w.seq IS NOT NULL AS done FROM batch AS b FULL JOIN written AS w ON w.seq = b.seq
             )
             UPDATE backfill.change AS c
-            SET state = CASE WHEN w.seq IS NULL THEN 'conflict' ELSE 'applied' END,
-                error_code = CASE WHEN w.seq IS NULL THEN {stale} END,
-                record_id = b.id::text, applied_at = now()
-            FROM batch AS b LEFT JOIN written AS w ON w.seq = b.seq
-            WHERE {rows} AND c.seq = b.seq
+            SET state = CASE WHEN o.done THEN 'applied' ELSE 'conflict' END,
+                error_code = CASE WHEN NOT o.done THEN {stale} END, record_id = o.id::text, applied_at = now()
+            FROM outcomes AS o WHERE {rows} AND c.seq = o.seq
             """
         ).format(
             rows=_ROWS,
@@ -185,7 +188,7 @@ class SqlTarget:
                 self._per_column("(NOT b.after ? {key} OR {t_column} IS NOT DISTINCT FROM old.{name})", name)
                 for name in self.columns
             ),
-            **self._names(sql.SQL("c.state = 'planned' AND c.action = 'update'")),
+            **self._names(sql.SQL("own.state = 'planned' AND own.action = 'update'")),
         )
 
     def _delete(self) -> sql.Composed:
@@ -197,24 +200,25 @@ class SqlTarget:
             """
             WITH {places}, batch AS MATERIALIZED (
                 SELECT c.seq, c.fingerprint, c.record_id::{id_type} AS id
-                FROM places AS c WHERE c.seq IS NOT NULL
+                FROM places AS c WHERE c.wanted
             ), standing AS MATERIALIZED (
                 SELECT b.seq, b.id, {t_id} IS NOT NULL AS there, {fingerprint} = b.fingerprint AND {alone} AS ours
                 FROM batch AS b LEFT JOIN {table} AS t ON {t_id} = b.id
             ), deleted AS (
                 DELETE FROM {table} AS t USING standing AS s WHERE {t_id} = s.id AND s.ours RETURNING s.seq
+            ), outcomes AS MATERIALIZED (
+                SELECT s.seq, d.seq IS NULL AND s.there AS stays FROM standing AS s FULL JOIN deleted AS d ON d.seq = s.seq
             )
             UPDATE backfill.change AS c
-            SET state = CASE WHEN d.seq IS NULL AND s.there THEN 'applied' ELSE 'undone' END,
-                error_code = CASE WHEN d.seq IS NULL AND s.there THEN {changed_since} END
-            FROM standing AS s LEFT JOIN deleted AS d ON d.seq = s.seq
-            WHERE {rows} AND c.seq = s.seq
+            SET state = CASE WHEN o.stays THEN 'applied' ELSE 'undone' END,
+                error_code = CASE WHEN o.stays THEN {changed_since} END
+            FROM outcomes AS o WHERE {rows} AND c.seq = o.seq
             """
         ).format(
             rows=_ROWS,
             changed_since=sql.Literal(CHANGED_SINCE),
             alone=_all([sql.SQL("true"), *map(_refers_to_none, self.shape.dependents)]),
-            **self._names(sql.SQL("c.state = 'applied' AND c.action = 'create'")),
+            **self._names(sql.SQL("own.state = 'applied' AND own.action = 'create'")),
         )
 
     def _restore(self) -> sql.Composed:
@@ -227,13 +231,13 @@ class SqlTarget:
             """
             WITH {places}, batch AS MATERIALIZED (
                 SELECT c.seq, c.before, c.after, c.applied_at, c.record_id::{id_type} AS id
-                FROM places AS c WHERE c.seq IS NOT NULL
+                FROM places AS c WHERE c.wanted
             ), standing AS MATERIALIZED (
-                SELECT b.*, {any_ours} AS ours, {all_known} AS whole
+                SELECT b.*, {t_id} IS NOT NULL AND {any_ours} AS ours, {t_id} IS NOT NULL AND {all_known} AS whole
                 FROM batch AS b
                 CROSS JOIN LATERAL jsonb_to_record(b.before) AS old({record})
                 CROSS JOIN LATERAL jsonb_to_record(b.after) AS new({record})
-                JOIN {table} AS t ON {t_id} = b.id
+                LEFT JOIN {table} AS t ON {t_id} = b.id
             ), restored AS (
                 UPDATE {table} AS t SET {assignments}
                 FROM standing AS b
@@ -244,8 +248,7 @@ class SqlTarget:
             UPDATE backfill.change AS c
             SET state = CASE WHEN s.whole THEN 'undone' ELSE 'applied' END,
                 error_code = CASE WHEN s.whole THEN NULL ELSE {changed_since} END
-            FROM batch AS b LEFT JOIN standing AS s ON s.seq = b.seq
-            WHERE {rows} AND c.seq = b.seq
+            FROM standing AS s WHERE {rows} AND c.seq = s.seq
             """
         ).format(
             rows=_ROWS,
@@ -281,7 +284,7 @@ class SqlTarget:
                     ),
                 ]
             ),
-            **self._names(sql.SQL("c.state = 'applied' AND c.action = 'update'")),
+            **self._names(sql.SQL("own.state = 'applied' AND own.action = 'update'")),
         )
 
     def _per_column(self, template: str, name: str) -> sql.Composed:

@@ -8,8 +8,8 @@ computes the new row from both: no polling, one round trip, first come first ser
 limit) locks the row, asks `budget.py` and writes the answer. Notes on the statements:
 
 - `clock_timestamp()`, not `now()`: the latter is the moment the transaction began, before it waited for the lock.
-- The row is locked in one common table expression and the clock read in a second, materialised one, so that every
-  expression of the statement sees the same moment and that moment lies after the wait.
+- The clock is read once in a statement, and again if the row had to be waited for: in a subquery of the SET, which
+  Postgres evaluates anew on the row's new version, or after an expression that locks the row.
 - `set_config('synchronous_commit', 'off', true)` is `SET LOCAL` without the round trips of BEGIN, SET and COMMIT. A
   crash of the server forgets at most the last fraction of a second of accounting.
 """
@@ -34,6 +34,7 @@ from backfill_pipelines.vendors.budget import (
     apply_change,
     give_back,
     refuse,
+    spacing,
 )
 from backfill_pipelines.vendors.clock import Clock
 from backfill_pipelines.vendors.quota_store import QuotaKey, Reservation, Snapshot, Taken
@@ -54,45 +55,43 @@ _OPEN = text("""
 _LOCKED = """
     WITH locked AS (
         SELECT * FROM backfill.quota WHERE vendor = :vendor AND account = :account AND kind = :kind FOR NO KEY UPDATE
-    ), clocked AS MATERIALIZED (
+    ), clock AS MATERIALIZED (
         SELECT *, extract(epoch FROM clock_timestamp())::float8 AS now FROM locked
     )"""
 
 # Postgres's least() ignores NULL, so an absent ceiling and an absent reduction need no case of their own.
-_TERMS = f"""{_LOCKED}, old AS MATERIALIZED (
-        SELECT *, greatest(1, floor(:rounding + :share * least(permits, CAST(:ceiling AS int),
-            CASE WHEN reduced_until > now THEN reduced_permits END))) AS usable,
-            coalesce(now < window_started_at + window_seconds, false) AS running
-        FROM clocked
-    )"""  # noqa: S608 - constants only
+_USABLE = """greatest(1, floor(:rounding + :share * least(
+                permits, CAST(:ceiling AS int), CASE WHEN reduced_until > clock.now THEN reduced_permits END)))"""
 
 _RESERVE = text(
-    f"""{_TERMS}
+    f"""
     UPDATE backfill.quota AS q
-    SET updated_at = to_timestamp(old.now), next_slot_at =
-        greatest(old.next_slot_at, old.now + :lead) + :count * (old.window_seconds * :stretch / old.usable)
-    FROM old
-    WHERE q.vendor = old.vendor AND q.account = old.account AND q.kind = old.kind
-    RETURNING q.*, old.now, old.window_seconds * :stretch / old.usable AS gap,
-        set_config('synchronous_commit', 'off', true)
+    SET (updated_at, next_slot_at) = (
+        SELECT to_timestamp(clock.now),
+            greatest(next_slot_at, clock.now + :lead) + :count * (window_seconds * :stretch / {_USABLE})
+        FROM (SELECT extract(epoch FROM clock_timestamp())::float8 AS now) AS clock)
+    WHERE vendor = :vendor AND account = :account AND kind = :kind
+    RETURNING q.*, extract(epoch FROM q.updated_at)::float8 AS now, set_config('synchronous_commit', 'off', true)
     """  # noqa: S608 - constants only
 ).bindparams(*_FRACTIONS, bindparam("stretch", type_=Double), bindparam("lead", type_=Double))
 
 _TAKE = text(
-    f"""{_TERMS}, counted AS MATERIALIZED (
-        SELECT *, CASE WHEN running THEN used ELSE 0 END AS used_so_far FROM old
+    f"""{_LOCKED}, old AS MATERIALIZED (
+        SELECT *, {_USABLE} AS usable,
+            CASE WHEN now < window_started_at + window_seconds THEN window_started_at ELSE now END AS started,
+            CASE WHEN now < window_started_at + window_seconds THEN used ELSE 0 END AS used_so_far
+        FROM clock
     )
     UPDATE backfill.quota AS q
-    SET window_started_at = CASE WHEN old.running THEN old.window_started_at ELSE old.now END,
-        used = old.used_so_far + least(:count, greatest(0, old.usable - old.used_so_far)),
-        updated_at = to_timestamp(old.now)
-    FROM counted AS old
+    SET window_started_at = old.started, updated_at = to_timestamp(old.now),
+        used = old.used_so_far + least(:count, greatest(0, old.usable - old.used_so_far))
+    FROM old
     WHERE q.vendor = old.vendor AND q.account = old.account AND q.kind = old.kind
     RETURNING q.*, old.now, q.used - old.used_so_far AS granted, set_config('synchronous_commit', 'off', true)
     """  # noqa: S608 - constants only
 ).bindparams(*_FRACTIONS)
 
-_LOCK = text(f"{_LOCKED} SELECT *, set_config('synchronous_commit', 'off', true) FROM clocked")  # noqa: S608 - constants
+_LOCK = text(f"{_LOCKED} SELECT *, set_config('synchronous_commit', 'off', true) FROM clock")  # noqa: S608 - constants
 
 _REPLACE = text("""
     UPDATE backfill.quota
@@ -126,7 +125,10 @@ class PostgresQuotaStore:
         """See `QuotaStore`."""
         parameters = {"count": count, "lead": lead, "stretch": 1 + terms.slack, **_fractions(terms)}
         answer = await self._execute(_RESERVE, key, **parameters)
-        return None if answer is None else Reservation(snapshot=answer[1], gap=answer[0].gap)
+        if answer is None:
+            return None
+        snapshot = answer[1]
+        return Reservation(snapshot=snapshot, gap=spacing(snapshot.row, snapshot.now, terms))
 
     async def take(self, key: QuotaKey, count: int, terms: Terms) -> Taken | None:
         """See `QuotaStore`."""

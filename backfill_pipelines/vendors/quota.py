@@ -48,6 +48,9 @@ BLOCK = 10
 """Permits leased at once: a tenth of the round trips, and no process is more than ten slots ahead of the others."""
 UNKNOWN_PAUSE_SECONDS = 10.0
 """The pause after a refusal that names none, unless the window is shorter."""
+MAXIMUM_LEAD_SECONDS = 0.25
+"""How far ahead of now slots are asked for, at most, because replies take their time: the lead of one process holds up
+all, and a reply that once took half a minute must not."""
 TIMER_RESOLUTION_SECONDS = 0.0005
 """Shorter waits are not waited: an event loop's timer has a resolution of a millisecond."""
 DROPS_IN_A_ROW = 3
@@ -287,7 +290,8 @@ class Quota:
             self._lease_seconds = self._clock.monotonic() - started
 
     async def _reserve(self, count: int, generation: int) -> None:
-        reservation = await self._store.reserve(self.key, count, self._terms, lead=self._store_clock.reply_seconds)
+        lead = min(self._store_clock.reply_seconds, MAXIMUM_LEAD_SECONDS)
+        reservation = await self._store.reserve(self.key, count, self._terms, lead=lead)
         if reservation is None:
             raise self._vanished()
         self._believe(reservation.snapshot)

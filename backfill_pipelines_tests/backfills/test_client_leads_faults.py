@@ -25,10 +25,10 @@ Fault = dict[str, Any]
     ids=["500 in HTML", "200 in HTML", "reset", "truncated JSON", "cut body"],
 )
 def test_a_fault_that_passes_is_not_seen_in_the_result(agency: Agency, fault: Fault, path: str) -> None:
-    agency.server.add_faults([{**fault, "workspace": CAFE, "path": path}])
-    assert succeeded([agency.run(CAFE)])
+    agency.server.add_faults([{**fault, "workspace": DOVETAIL, "path": path}])
+    assert succeeded([agency.run(DOVETAIL)])
     assert sum(len(each.faults) for each in agency.server.requests) == 2
-    assert agency.rows(CAFE) == agency.oracle(CAFE)
+    assert agency.rows(DOVETAIL) == agency.oracle(DOVETAIL)
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,12 @@ import sqlalchemy
 from backfill_pipelines.database.cluster_files import ClusterFiles
 from backfill_pipelines.database.embedded_server import EmbeddedServer
 
+# A session that was itself started in the background (`… &`) ignores SIGINT, and its children inherit that.
 _SCRIPT = """
-import sys
+import signal, sys
 from pathlib import Path
 from backfill_pipelines.database.embedded_server import EmbeddedServer
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with EmbeddedServer.start(Path(sys.argv[1]), durable=False) as server:
     print(server.url("postgres").get_secret_value(), flush=True)
     sys.stdin.read()
@@ -55,7 +57,7 @@ class Holder:
         """Let it close and end; returns its exit status."""
         assert self.process.stdin is not None
         self.process.stdin.close()
-        return self.process.wait()
+        return self.process.wait(timeout=60)
 
     def __enter__(self) -> Holder:
         return self

@@ -180,7 +180,7 @@ def test_an_interrupt_at_the_terminal_reaches_the_holder_and_not_the_server(data
         with EmbeddedServer.start(data_folder):
             before = postmaster(url)
             os.killpg(interrupted.process.pid, signal.SIGINT)  # as Ctrl-C does: the whole foreground group
-            interrupted.process.wait()
+            interrupted.process.wait(timeout=60)
             assert postmaster(url) == before
             assert "shutdown request" not in data_folder.with_name("postgres.log").read_text()
     assert not lives(data_folder)

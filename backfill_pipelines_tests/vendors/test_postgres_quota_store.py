@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -192,6 +193,30 @@ def test_threads_that_reserve_at_once_get_slots_of_their_own_a_spacing_apart(sto
     slots = wait_for(reserve_often())
     assert len(slots) == 20 * 23
     assert min(later - earlier for earlier, later in pairwise(slots)) >= 0.1015 - 1e-5
+
+
+@pytest.mark.parametrize("operation", ["reserve", "take", "refuse"])
+def test_the_clock_is_read_after_the_wait_for_the_row(
+    database: sqlalchemy.Engine, store: PostgresQuotaStore, operation: str
+) -> None:
+    """Else a slot handed out after a long wait lies in the past, and another process may have been given it too."""
+    operations: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
+        "reserve": lambda: store.reserve(KEY, 1, Terms(), lead=0.0),
+        "take": lambda: store.take(KEY, 1, Terms()),
+        "refuse": lambda: store.refuse(KEY, 1.0),
+    }
+    wait_for(store.open(KEY, permits=100, window_seconds=10.0))
+    with ThreadPoolExecutor(1) as pool, database.connect() as holder:
+        holder.execute(text("UPDATE backfill.quota SET used = 0"))
+        waiting = pool.submit(lambda: wait_for(operations[operation]()))
+        with database.connect() as observer:
+            blocked = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            while not observer.execute(blocked).scalar_one():
+                assert not waiting.done()
+        released_at = holder.execute(text("SELECT extract(epoch FROM clock_timestamp())::float8")).scalar_one()
+        holder.commit()
+        answer = waiting.result()
+    assert getattr(answer, "snapshot", answer).now >= released_at
 
 
 def test_threads_that_take_at_once_take_exactly_the_budget(

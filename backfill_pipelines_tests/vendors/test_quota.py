@@ -224,6 +224,25 @@ def test_a_lone_caller_far_from_the_store_loses_no_permit_on_the_way() -> None:
     assert len(store.leases) <= 31
 
 
+def test_one_reply_that_hung_does_not_hold_up_the_requests_after_it() -> None:
+    loop = VirtualTimeLoop()
+    store = DistantStore(loop)
+    process = Process(loop, store, permits=25, window_seconds=1.0)
+
+    async def main() -> None:
+        await process.worker(requests=1)
+        store._delay = 60.0
+        await process.worker(requests=1)
+        store._delay = 0.0
+        await asyncio.sleep(1.0)
+        before = loop.time()
+        await process.worker(requests=1)
+        assert process.sent[-1] - before <= 0.3
+        await process.quota.aclose()
+
+    run_virtually(main(), loop)
+
+
 def test_waiters_are_served_in_the_order_in_which_they_came() -> None:
     loop = VirtualTimeLoop()
     process = Process(loop, DistantStore(loop, delay=0.05))

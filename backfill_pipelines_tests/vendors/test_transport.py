@@ -289,9 +289,11 @@ def test_a_write_whose_answer_is_lost_is_not_sent_again(method: str, fault: Any)
 
         async def use(opened: Door) -> Any:
             await opened.api.get("/things")  # the fault then hits a connection that was kept, where libraries repeat
+            if fault is hang:
+                opened.api._response_seconds = 0.1
             return await getattr(opened.api, method)("/things", json={"name": "Kim"}, idempotent=False)
 
-        error = calls(server, use, response_seconds=0.3)
+        error = calls(server, use)
         assert isinstance(error, AmbiguousWriteError)
         assert (error.code, error.category) == ("ambiguous_write", ErrorCategory.TRANSIENT)
         assert len(server.received) == 2
