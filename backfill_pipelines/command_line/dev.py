@@ -21,6 +21,7 @@ from backfill_pipelines.command_line.logs import configure_logs
 from backfill_pipelines.command_line.services import PROJECT_FOLDER, dagster_environment, open_instance
 from backfill_pipelines.definitions import all_backfills
 from backfill_pipelines.engine.dagster_adapter import sync_partitions
+from backfill_pipelines.engine.dagster_orphans import end_orphaned_runs
 from backfill_pipelines.engine.runtime import open_runtime
 from backfill_pipelines.sandbox.entry import DEFAULT_PORT, build_sandbox
 from backfill_pipelines.sandbox.server import SandboxStartError
@@ -41,6 +42,7 @@ def serve_ui(*, sandbox: bool, port: int) -> int:
             make_product_tables()
         stack.enter_context(dagster_environment())
         with open_runtime() as runtime, open_instance() as instance:
+            end_orphaned_runs(instance, runtime.locks)
             for backfill in all_backfills():
                 sync_partitions(instance, backfill, runtime.registry)
         return _run_dagster(port)

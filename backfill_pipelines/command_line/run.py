@@ -29,6 +29,7 @@ from backfill_pipelines.command_line.services import dagster_environment, open_i
 from backfill_pipelines.definitions import PARTITIONS_PER_RUN, all_backfills, build_defs
 from backfill_pipelines.engine.backfill import Backfill
 from backfill_pipelines.engine.dagster_adapter import asset_keys, partition_keys, range_tags, ranges, sync_partitions
+from backfill_pipelines.engine.dagster_orphans import end_orphaned_runs, own_runs
 from backfill_pipelines.engine.ledger import Mode, Run, State
 from backfill_pipelines.engine.runtime import Runtime, open_runtime
 from backfill_pipelines.errors import ConfigurationError, ErrorCategory
@@ -107,7 +108,9 @@ def execute(
     In threads: the partitions of all runs share the process's event loop, and `max_parallel_clients` bounds them
     together. Within one run Dagster knows only ranges of partitions, so scattered ones take a run each.
     """
+    end_orphaned_runs(instance, runtime.locks)
     sync_partitions(instance, backfill, runtime.registry)
+    owner_tags = own_runs(runtime.locks)
     ordered = instance.get_dynamic_partitions(backfill.name)
     definitions = build_defs(open_runtime=lambda _: nullcontext(runtime), max_partitions_per_run=batch_size)
     job = definitions.resolve_job_def(backfill.name)
@@ -116,7 +119,7 @@ def execute(
     def one(batch: Sequence[str]) -> str:
         result = job.execute_in_process(
             instance=instance,
-            tags=range_tags(batch),
+            tags=range_tags(batch) | owner_tags,
             asset_selection=[source, plan] if dry_run else [source, plan, target],
             run_config={
                 "ops": {backfill.name: {"config": dict(options)}},

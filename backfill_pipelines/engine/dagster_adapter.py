@@ -15,6 +15,7 @@ import dagster as dg
 from pydantic import create_model
 
 from backfill_pipelines.engine.backfill import Backfill, RunOptions
+from backfill_pipelines.engine.dagster_orphans import end_orphaned_runs
 from backfill_pipelines.engine.ledger import Run, State
 from backfill_pipelines.engine.partition_run import Steps, run_partition
 from backfill_pipelines.engine.runtime import Runtime
@@ -311,6 +312,7 @@ def registry_sensor(backfills: Sequence[Backfill], *, open_runtime: OpenRuntime)
     def registry_partitions(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
             with open_runtime(context.log.info) as runtime:
+                end_orphaned_runs(context.instance, runtime.locks)
                 wanted = {backfill.name: partition_keys(backfill, runtime.registry) for backfill in backfills}
         except BackfillError as error:
             # A registry that cannot be read is no empty registry.
