@@ -6,6 +6,8 @@ Belongs here: arguments and options. Does not belong here: doing anything: each 
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -41,11 +43,15 @@ MaxRecords = Annotated[
 
 
 @app.command()
-def demo(*, clients: Annotated[int, typer.Option(min=1, help="How many invented clients.")] = 24) -> None:
+def demo(
+    *,
+    clients: Annotated[int, typer.Option(min=1, help="How many invented clients.")] = 24,
+    as_json: AsJson = False,
+) -> None:
     """Try everything on invented data: an embedded Postgres, fake vendors, all backfills, verified."""
     from backfill_pipelines.command_line.demo import run_demo
 
-    _leave(run_demo(clients=clients))
+    _leave(run_demo(clients=clients, as_json=as_json))
 
 
 @app.command()
@@ -185,27 +191,29 @@ def sandbox(
 
 
 @database_app.command("upgrade")
-def database_upgrade() -> None:
+def database_upgrade(*, as_json: AsJson = False) -> None:
     """Bring the schema backfill to the newest version."""
     from backfill_pipelines.command_line.database import upgrade
 
-    _leave(upgrade())
+    _leave(upgrade(as_json=as_json))
 
 
 @database_app.command("url")
-def database_url() -> None:
+def database_url(*, as_json: AsJson = False) -> None:
     """Print where the database is, for psql."""
     from backfill_pipelines.command_line.database import print_url
 
-    _leave(print_url())
+    _leave(print_url(as_json=as_json))
 
 
 @database_app.command("reset")
-def database_reset(*, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+def database_reset(
+    *, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False, as_json: AsJson = False
+) -> None:
     """Delete the schema backfill, and with it the ledger and every possibility of undo; then make it anew."""
     from backfill_pipelines.command_line.database import reset
 
-    _leave(reset(confirmed=yes))
+    _leave(reset(confirmed=yes, as_json=as_json))
 
 
 @report_app.command("kpi")
@@ -213,11 +221,12 @@ def report_kpi(
     *,
     month: Annotated[str, typer.Option(metavar="YYYY-MM", help="The month, in each client's time zone.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where to write the files.")] = Path(),
+    as_json: AsJson = False,
 ) -> None:
     """Interested leads per client in a month, as CSV and HTML."""
     from backfill_pipelines.command_line.report import write_kpi_report
 
-    _leave(write_kpi_report(month=month, folder=out))
+    _leave(write_kpi_report(month=month, folder=out, as_json=as_json))
 
 
 def _leave(exit_code: int) -> None:
@@ -226,15 +235,25 @@ def _leave(exit_code: int) -> None:
 
 def main() -> None:
     """Run the command; every failure is one sentence on stderr and an exit code, never a traceback with values."""
+    _make_streams_usable()
     try:
         # Outside standalone mode the exit code of a command is what the call returns.
         sys.exit(app(standalone_mode=False) or 0)
-    except typer.Abort:
-        sys.exit(1)
     except Exception as error:  # noqa: BLE001 - the last place that can keep values from the terminal
-        from backfill_pipelines.command_line.failures import exit_code_of
+        from backfill_pipelines.command_line.failures import report_failure
 
-        sys.exit(exit_code_of(error))
+        sys.exit(report_failure(error, as_json="--json" in sys.argv[1:]))
+
+
+def _make_streams_usable() -> None:
+    """Let no character and no closed stream stop a command: not in the locale C, not under cron with `>&-`."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - open as long as the process is
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":

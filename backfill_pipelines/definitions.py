@@ -16,7 +16,6 @@ from backfill_pipelines.engine.backfill import Backfill
 from backfill_pipelines.engine.dagster_adapter import (
     OpenRuntime,
     backfill_assets,
-    backfill_check,
     backfill_job,
     backfill_schedule,
     registry_sensor,
@@ -54,7 +53,6 @@ def build_defs(
             backfill_assets(backfill, open_runtime=open_runtime, max_partitions_per_run=max_partitions_per_run)
             for backfill in backfills
         ],
-        asset_checks=[backfill_check(backfill, open_runtime=open_runtime) for backfill in backfills],
         jobs=[
             *(backfill_job(backfill) for backfill in backfills),
             *maintenance_jobs(backfills, open_runtime=open_runtime),

@@ -42,6 +42,8 @@ from backfill_pipelines.registry import Client
 
 _TIMES = ("interested_at", "date_received", "deleted_at", "updated_at")
 _EXAMPLES = 20
+_BLANKS = " \t\n\r\v\f\u00a0\u200b\ufeff"
+"""What a stored address may have at its ends; `btrim` alone takes off spaces only."""
 
 
 class ClientLeadsOptions(RunOptions):
@@ -144,14 +146,14 @@ class ClientLeads:
             unique_key=("lead_email", "workspace_name"),
             create_guard=sql.SQL(
                 "NOT EXISTS (SELECT 1 FROM {table} AS existing WHERE {workspace} = %(workspace)s"
-                " AND lower(btrim({email})) = b.record_key)"
+                " AND lower(btrim({email}, %(blanks)s)) = b.record_key)"
             ).format(
                 table=shape.table,
                 workspace=shape.column("existing", "workspace_name"),
                 email=shape.column("existing", "lead_email"),
             ),
             update_guard=sql.SQL("{} IS NULL").format(shape.column("t", "deleted_at")),
-            guard_values={"workspace": _client(scope).name.resolve()},
+            guard_values={"workspace": _client(scope).name.resolve(), "blanks": _BLANKS},
             conflicts={
                 key.name: "reply_id_taken" for key in shape.unique_keys if shape.actual("bison_reply_id") in key.columns
             },

@@ -174,7 +174,10 @@ async def _lists(scope: Scope, client: Client, reader: WorkspaceReader, *, admin
         others = await asyncio.gather(*(_neighbour_lists(scope, other, admin=None) for other in neighbours))
     else:
         # One after the other, and before our own: reading them switches the workspace away from ours.
-        others = [await _neighbour_lists(scope, other, admin=admin) for other in neighbours]
+        others = []
+        for other in neighbours:
+            scope.safe_point()
+            others.append(await _neighbour_lists(scope, other, admin=admin))
     return WorkspaceLists(
         own=await _fresh_lists(scope, client, reader),
         others={other.key: ids for other, ids in zip(neighbours, others, strict=True) if ids is not None},

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 from pydantic import SecretStr
+from rich.markup import escape
 from rich.table import Table
 
 from backfill_pipelines.backfills.client_leads_proof import bison_access, token_of
@@ -82,7 +83,8 @@ async def _check_email_bison(http: httpx.AsyncClient, registry: Registry, client
     if access.token is not None and current != access.workspace_id:
         raise ConfigurationError(
             "wrong_workspace",
-            f"The token of client {client.key} belongs to workspace {current}; the registry says {access.workspace_id}.",
+            f"The token of client {client.key} belongs to workspace {current}; the registry says "
+            f"{access.workspace_id}: correct one of them.",
         )
 
 
@@ -103,7 +105,8 @@ def _print(entries: list[dict[str, Any]], checks: dict[str, dict[str, str]], *, 
     for entry in entries:
         answers = checks.get(str(entry["key"]), {})
         checked = "; ".join(f"{vendor}: {answer}" for vendor, answer in answers.items()) or "not checked"
-        table.add_row(entry["key"], entry["kind"], ", ".join(entry["uses"]), *((checked,) if check else ()))
+        # Escaped: an error's code stands in brackets, as rich's own marks do.
+        table.add_row(entry["key"], entry["kind"], ", ".join(entry["uses"]), *((escape(checked),) if check else ()))
     wide_console().print(table)
 
 

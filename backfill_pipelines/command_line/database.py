@@ -10,26 +10,31 @@ import sys
 from pathlib import Path
 
 import typer
+from sqlalchemy import Engine, text
 
-from backfill_pipelines.command_line.failures import FAILED
+from backfill_pipelines.command_line.failures import FAILED, print_json
+from backfill_pipelines.command_line.logs import configure_logs
 from backfill_pipelines.database.location import DatabaseLocation
 from backfill_pipelines.database.schema import drop_schema, upgrade_schema
+from backfill_pipelines.database.tables import SCHEMA
 from backfill_pipelines.engine.runtime import open_database
 
 
-def upgrade() -> int:
+def upgrade(*, as_json: bool) -> int:
     """Bring the schema to the newest version; opening the database does that."""
-    with open_database():
-        pass
-    print("The schema backfill is at its newest version.")
+    configure_logs(verbose=False)
+    with open_database() as (engine, _):
+        version = _version(engine)
+    _say("The schema backfill is at its newest version.", {"schema": SCHEMA, "version": version}, as_json=as_json)
     return 0
 
 
-def print_url() -> int:
-    """Print the database's URL as psql takes it."""
+def print_url(*, as_json: bool) -> int:
+    """Print the database's URL as psql takes it: with its password, where it has one."""
     location = DatabaseLocation.resolve(os.environ, Path.cwd())
     try:
-        print(location.database_url.get_secret_value().replace("postgresql+psycopg://", "postgresql://", 1))
+        url = location.database_url.get_secret_value().replace("postgresql+psycopg://", "postgresql://", 1)
+        _say(url, {"url": url, "embedded": location.is_embedded}, as_json=as_json)
         if location.is_embedded:
             print("The embedded server runs while a backfill command does, such as backfill dev.", file=sys.stderr)
     finally:
@@ -37,12 +42,27 @@ def print_url() -> int:
     return 0
 
 
-def reset(*, confirmed: bool) -> int:
+def reset(*, confirmed: bool, as_json: bool) -> int:
     """Delete the schema and make it anew."""
-    if not confirmed and not typer.confirm("Delete the ledger, and with it every possibility of undo?"):
+    if not confirmed and not typer.confirm("Delete the ledger, and with it every possibility of undo?", err=True):
+        print("Nothing was deleted.", file=sys.stderr)
         return FAILED
+    configure_logs(verbose=False)
     with open_database() as (engine, _):
         drop_schema(engine)
         upgrade_schema(engine)
-    print("The schema backfill is empty.")
+        version = _version(engine)
+    _say("The schema backfill is empty.", {"schema": SCHEMA, "version": version}, as_json=as_json)
     return 0
+
+
+def _version(engine: Engine) -> str:
+    with engine.connect() as connection:
+        return str(connection.scalar(text("SELECT version_num FROM backfill.alembic_version")))
+
+
+def _say(sentence: str, document: dict[str, object], *, as_json: bool) -> None:
+    if as_json:
+        print_json(document)
+    else:
+        print(sentence)

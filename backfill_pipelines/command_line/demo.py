@@ -11,15 +11,16 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import text
 
-from backfill_pipelines.command_line.failures import FAILED, USAGE_OR_CONFIGURATION
-from backfill_pipelines.command_line.output import terminal_progress, wide_console
-from backfill_pipelines.command_line.run import run_backfill
-from backfill_pipelines.command_line.verify import verify_partitions
+from backfill_pipelines.command_line.failures import FAILED, USAGE_OR_CONFIGURATION, print_json
+from backfill_pipelines.command_line.output import print_runs, terminal_progress, wide_console
+from backfill_pipelines.command_line.run import execute_backfill
+from backfill_pipelines.command_line.verify import comparison_as_json, verify_partitions
 from backfill_pipelines.database.location import home_folder
 from backfill_pipelines.definitions import all_backfills
 from backfill_pipelines.engine.backfill import Backfill
@@ -38,19 +39,28 @@ _DEMO_RATE_LIMIT = RateLimit(60_000, 60.0)
 _REPLACED_VARIABLES = ("DATABASE_URL", "DAGSTER_POSTGRES_URL", "DAGSTER_HOME", "BACKFILL_HOME", "BACKFILL_CLIENTS")
 
 
-def run_demo(*, clients: int) -> int:
+def run_demo(*, clients: int, as_json: bool) -> int:
     """Run and verify every backfill on invented data; returns 0 when all are verified."""
-    console = wide_console()
+    # What is told on the way goes where the document does not.
+    console = Console(stderr=True) if as_json else wide_console()
+    documents: list[dict[str, Any]] = []
     with sandbox_environment(build_sandbox(clients=clients, email_bison_rate_limit=_DEMO_RATE_LIMIT)) as home:
         _make_product_tables(anew=True)
         failed = False
         for backfill in all_backfills():
             console.rule(f"{backfill.name}: {backfill.description}", align="left")
-            failed |= run_backfill(backfill.name, clients=[], all_partitions=True, dry_run=False, options={}) != 0
+            done = execute_backfill(backfill.name, clients=[], all_partitions=True, dry_run=False, options={})
             runs = _verify(backfill)
+            failed |= done.exit_code != 0 or not all(run.verification and run.verification["passed"] for run in runs)
+            if as_json:
+                documents.append({**done.document(), "verification": [comparison_as_json(run) for run in runs]})
+                continue
+            print_runs(backfill.name, done.runs, dry_run=False, unaccounted=done.unaccounted)
             _print_summary(console, backfill, runs)
-            failed |= not all(run.verification is not None and run.verification["passed"] for run in runs)
-        _print_next_commands(console, home)
+        if as_json:
+            print_json({"verified": not failed, "home": str(home), "backfills": documents})
+        else:
+            _print_next_commands(console, home)
     return FAILED if failed else 0
 
 

@@ -54,8 +54,10 @@ def _run_dagster(port: int) -> int:
     previous = {number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     child = subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
         [
-            sys.executable, "-m", "dagster", "dev", "--workspace", str(PROJECT_FOLDER / "workspace.yaml"),
-            "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning",
+            # Superseded by `dg dev`, whose package is for development only; it stays part of Dagster 1.13.
+            sys.executable, "-W", "ignore:Function `dev_command`", "-m", "dagster", "dev",
+            "--workspace", str(PROJECT_FOLDER / "workspace.yaml"), "--log-level", "warning",
+            "--host", "127.0.0.1", "--port", str(port),
         ],
         start_new_session=True,
     )  # fmt: skip

@@ -109,12 +109,18 @@ def _masked_key(key: str) -> str:
     return f"{key[0]}{_MASK}" if key else _MASK
 
 
+def _printable(text: str) -> str:
+    """The text without what a terminal would obey: a key is whatever somebody has sent as an address."""
+    return repr(text)[1:-1]
+
+
 def _print_changes(changes: Sequence[Mapping[str, Any]], *, revealed: bool) -> None:
     console = wide_console()
     for item in changes:
         outcome = f"{item['state']}{' ' + item['error_code'] if item['error_code'] else ''}"
         reason = f" ({item['reason']})" if item["reason"] else ""
-        console.print(f"{item['seq']:>6} {item['action']}{reason} {item['record_key']} → {outcome}", markup=False)
+        key = _printable(item["record_key"])
+        console.print(f"{item['seq']:>6} {item['action']}{reason} {key} → {outcome}", markup=False, soft_wrap=True)
         for name, value in (item["after"] or {}).items():
             before = (item["before"] or {}).get(name)
             arrow = f"{before!r} → {value!r}" if item["before"] is not None else repr(value)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -33,6 +33,7 @@ from backfill_pipelines.engine.progress import LineProgress
 _WIDTH_WITHOUT_TERMINAL = 160
 _WIDTH_WITH_IDS = 140
 COUNTS = ("source", "create", "update", "skip", "conflict", "reject", "applied", "failed")
+_NOT_RUN = "Its Dagster run ended before it began; run it again, or see that run in the Dagster UI for the reason."
 _STYLES = {
     State.SUCCEEDED: "green",
     State.FAILED: "red",
@@ -58,6 +59,24 @@ def run_as_json(run: Run) -> dict[str, Any]:
         "parked_until": run.parked_until.isoformat() if run.parked_until else None,
         "details": dict(run.details),
         "verification": verification_as_json(run),
+    }
+
+
+def unaccounted_as_json(key: str) -> dict[str, Any]:
+    """A partition that its Dagster run never came to: as `run_as_json`, without a run."""
+    return {
+        "key": key,
+        "run_id": None,
+        "state": State.FAILED,
+        "plan_hash": None,
+        "counts": dict.fromkeys(COUNTS, 0),
+        "reasons": {},
+        "warnings": [],
+        "error_code": "not_run",
+        "error_message": _NOT_RUN,
+        "parked_until": None,
+        "details": {},
+        "verification": None,
     }
 
 
@@ -118,7 +137,7 @@ def explanations(runs: Sequence[Run], *, unaccounted: Sequence[str]) -> list[str
             lines.append(f"{run.state} {run.partition_key}: {run.error_message} [{run.error_code}]")
         if run.parked_until:
             lines.append(f"parked {run.partition_key} until {run.parked_until:%Y-%m-%d %H:%M} UTC")
-    lines.extend(f"failed {key}: its Dagster run ended before it began; see the Dagster UI" for key in unaccounted)
+    lines.extend(f"failed {key}: {_NOT_RUN} [not_run]" for key in unaccounted)
     return lines
 
 
@@ -146,7 +165,7 @@ def next_steps(name: str, runs: Sequence[Run], *, dry_run: bool) -> list[str]:
 def terminal_progress(title: str) -> Iterator[ProgressReport]:
     """Progress on stderr: a bar with an estimate for each partition at a terminal, plain lines anywhere else."""
     if not sys.stderr.isatty():
-        yield LineProgress(lambda line: print(line, file=sys.stderr))
+        yield LineProgress(_tell)
         return
     with Progress(
         SpinnerColumn(),
@@ -162,6 +181,12 @@ def terminal_progress(title: str) -> Iterator[ProgressReport]:
         yield _Bars(bars)
 
 
+def _tell(line: str) -> None:
+    """Print to stderr; where nobody reads it any more (`2>&1 | head`) the work goes on all the same."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
 class _Bars:
     """One bar per partition, showing its current step."""
 
@@ -172,7 +197,7 @@ class _Bars:
 
     def report(self, partition_key: str, step: str, done: int, total: int | None) -> None:
         """Move the partition's bar; a new step starts it anew, so that the estimate is the step's own."""
-        with self._mutex:
+        with self._mutex, suppress(OSError):  # the terminal may be gone; the work goes on
             known = self._tasks.get(partition_key)
             if known is None or known[0] != step:
                 if known is not None:

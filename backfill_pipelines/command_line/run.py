@@ -10,6 +10,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
@@ -24,17 +25,59 @@ from backfill_pipelines.command_line.failures import (
     print_json,
 )
 from backfill_pipelines.command_line.logs import configure_logs
-from backfill_pipelines.command_line.output import print_runs, run_as_json, terminal_progress
+from backfill_pipelines.command_line.output import (
+    print_runs,
+    run_as_json,
+    terminal_progress,
+    unaccounted_as_json,
+)
 from backfill_pipelines.command_line.services import dagster_environment, open_instance, stop_on_signals
 from backfill_pipelines.definitions import PARTITIONS_PER_RUN, all_backfills, build_defs
 from backfill_pipelines.engine.backfill import Backfill
-from backfill_pipelines.engine.dagster_adapter import asset_keys, partition_keys, range_tags, ranges, sync_partitions
+from backfill_pipelines.engine.dagster_adapter import (
+    asset_keys,
+    job_name,
+    partition_keys,
+    range_tags,
+    ranges,
+    sync_partitions,
+)
 from backfill_pipelines.engine.dagster_orphans import end_orphaned_runs, own_runs
 from backfill_pipelines.engine.ledger import Mode, Run, State
 from backfill_pipelines.engine.runtime import Runtime, open_runtime
 from backfill_pipelines.errors import ConfigurationError, ErrorCategory
 
 _RUNS_AT_ONCE = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What a command's Dagster runs have come to."""
+
+    backfill: str
+    dry_run: bool
+    dagster_run_ids: Sequence[str]
+    runs: Sequence[Run]
+    """In the order of the partitions that were chosen."""
+    unaccounted: Sequence[str]
+    """Partitions whose Dagster run ended before it began with them."""
+
+    @property
+    def exit_code(self) -> int:
+        """The command's exit code."""
+        return FAILED if self.unaccounted else exit_code(self.runs, dry_run=self.dry_run)
+
+    def document(self) -> dict[str, Any]:
+        """The command's answer as JSON."""
+        return {
+            "backfill": self.backfill,
+            "mode": Mode.PLAN if self.dry_run else Mode.LOAD,
+            "dagster_run_ids": list(self.dagster_run_ids),
+            "partitions": [
+                *(run_as_json(run) for run in self.runs),
+                *(unaccounted_as_json(key) for key in self.unaccounted),
+            ],
+        }
 
 
 def run_backfill(
@@ -44,11 +87,38 @@ def run_backfill(
     all_partitions: bool,
     dry_run: bool,
     options: Mapping[str, Any],
-    batch_size: int | None = None,
-    as_json: bool = False,
-    verbose: bool = False,
+    batch_size: int | None,
+    as_json: bool,
+    verbose: bool,
 ) -> int:
-    """Run a backfill for the chosen partitions; returns the exit code."""
+    """Run a backfill for the chosen partitions, and tell; returns the exit code."""
+    finished = execute_backfill(
+        name,
+        clients=clients,
+        all_partitions=all_partitions,
+        dry_run=dry_run,
+        options=options,
+        batch_size=batch_size,
+        verbose=verbose,
+    )
+    if as_json:
+        print_json(finished.document())
+    else:
+        print_runs(name, finished.runs, dry_run=dry_run, unaccounted=finished.unaccounted)
+    return finished.exit_code
+
+
+def execute_backfill(
+    name: str,
+    *,
+    clients: Sequence[str],
+    all_partitions: bool,
+    dry_run: bool,
+    options: Mapping[str, Any],
+    batch_size: int | None = None,
+    verbose: bool = False,
+) -> Finished:
+    """Run a backfill for the chosen partitions. Raises `BackfillError` where nothing could begin."""
     backfill = backfill_named(name)
     require_choice(clients, all_partitions=all_partitions)
     check_options(backfill, options)
@@ -72,24 +142,14 @@ def run_backfill(
                 verbose=verbose,
             )
         runs = [run for run_id in dagster_run_ids for run in runtime.ledger.of_dagster_run(run_id)]
-        runs.sort(key=lambda run: keys.index(run.partition_key))
-    mode = Mode.PLAN if dry_run else Mode.LOAD
-    unaccounted = [key for key in keys if key not in {run.partition_key for run in runs}]
-    if as_json:
-        print_json(
-            {
-                "backfill": name,
-                "mode": mode,
-                "dagster_run_ids": dagster_run_ids,
-                "partitions": [
-                    *(run_as_json(run) for run in runs),
-                    *({"key": key, "state": State.FAILED, "error_code": "not_run"} for key in unaccounted),
-                ],
-            }
-        )
-    else:
-        print_runs(name, runs, dry_run=dry_run, unaccounted=unaccounted)
-    return FAILED if unaccounted else exit_code(runs, dry_run=dry_run)
+    accounted = {run.partition_key for run in runs}
+    return Finished(
+        backfill=name,
+        dry_run=dry_run,
+        dagster_run_ids=dagster_run_ids,
+        runs=sorted(runs, key=lambda run: keys.index(run.partition_key)),
+        unaccounted=[key for key in keys if key not in accounted],
+    )
 
 
 def execute(
@@ -113,7 +173,7 @@ def execute(
     owner_tags = own_runs(runtime.locks)
     ordered = instance.get_dynamic_partitions(backfill.name)
     definitions = build_defs(open_runtime=lambda _: nullcontext(runtime), max_partitions_per_run=batch_size)
-    job = definitions.resolve_job_def(backfill.name)
+    job = definitions.resolve_job_def(job_name(backfill))
     source, plan, target = asset_keys(backfill)
 
     def one(batch: Sequence[str]) -> str:

@@ -6,12 +6,12 @@ Belongs here: opening and closing those for the commands. Does not belong here: 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -70,7 +70,10 @@ def _dagster_home(folder: Path) -> Path:
         raise ConfigurationError(
             "no_dagster_yaml", f"{source} is missing; install backfill_pipelines from its checkout (pip install -e .)."
         )
-    shutil.copyfile(source, home / "dagster.yaml")
+    # Replaced as a whole: another command may be reading it at this moment, and an empty one means other databases.
+    with tempfile.NamedTemporaryFile(dir=home, delete=False) as copy:
+        copy.write(source.read_bytes())
+    Path(copy.name).replace(home / "dagster.yaml")
     return home
 
 
@@ -102,7 +105,8 @@ def stop_on_signals(stop: threading.Event) -> Iterator[None]:
             os._exit(128 + number)
         stop.set()
         # Not a log record: a handler must not wait for a lock that the interrupted code holds.
-        os.write(sys.stderr.fileno(), b"\nstopping at the next safe point; once more to end at once\n")
+        with suppress(OSError):  # nobody may be reading
+            os.write(sys.stderr.fileno(), b"\nstopping at the next safe point; once more to end at once\n")
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

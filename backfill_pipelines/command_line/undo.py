@@ -12,7 +12,12 @@ from typing import Any
 
 from rich.table import Table
 
-from backfill_pipelines.command_line.failures import DRY_RUN_FOUND_CHANGES, FAILED, print_json
+from backfill_pipelines.command_line.failures import (
+    DRY_RUN_FOUND_CHANGES,
+    FAILED,
+    USAGE_OR_CONFIGURATION,
+    print_json,
+)
 from backfill_pipelines.command_line.logs import configure_logs
 from backfill_pipelines.command_line.output import terminal_progress, wide_console
 from backfill_pipelines.command_line.run import backfill_named
@@ -20,6 +25,7 @@ from backfill_pipelines.command_line.services import stop_on_signals
 from backfill_pipelines.engine.ledger import State
 from backfill_pipelines.engine.runtime import open_runtime
 from backfill_pipelines.engine.undo import UndoResult, runs_to_undo, undo_run
+from backfill_pipelines.errors import ErrorCategory
 
 
 def undo_runs(run_id: str, *, dry_run: bool, as_json: bool, verbose: bool) -> int:
@@ -37,6 +43,8 @@ def undo_runs(run_id: str, *, dry_run: bool, as_json: bool, verbose: bool) -> in
         print_json({"dry_run": dry_run, "partitions": [_as_json(result) for result in results]})
     else:
         _print(results, dry_run=dry_run)
+    if all(result.run.error_category == ErrorCategory.CONFIGURATION for result in results):
+        return USAGE_OR_CONFIGURATION
     if any(result.run.state is not State.SUCCEEDED for result in results):
         return FAILED
     if dry_run:
@@ -72,5 +80,7 @@ def _print(results: Sequence[UndoResult], *, dry_run: bool) -> None:
     for result in results:
         if result.run.error_message:
             console.print(f"{result.run.partition_key}: {result.run.error_message}", markup=False, soft_wrap=True)
+    if any(result.run.state is State.INTERRUPTED for result in results):
+        console.print("What is undone stays undone; the same command again takes back the rest.", markup=False)
     if any(result.conflict for result in results):
         console.print("A conflict is a record that somebody has changed since; it stays as it is.", markup=False)

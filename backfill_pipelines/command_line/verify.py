@@ -39,7 +39,7 @@ def verify_backfill(name: str, *, clients: Sequence[str], all_partitions: bool, 
         with stop_on_signals(stop):
             runs = verify_partitions(runtime, backfill, keys)
     if as_json:
-        print_json({"backfill": name, "partitions": [_as_json(run) for run in runs]})
+        print_json({"backfill": name, "partitions": [comparison_as_json(run) for run in runs]})
     else:
         _print(name, runs)
     if all(run.error_category == ErrorCategory.CONFIGURATION for run in runs):
@@ -61,7 +61,8 @@ def verify_partitions(runtime: Runtime, backfill: Backfill, keys: Sequence[str])
     return sorted(runs, key=lambda run: keys.index(run.partition_key))
 
 
-def _as_json(run: Run) -> dict[str, Any]:
+def comparison_as_json(run: Run) -> dict[str, Any]:
+    """A verification as an element of `partitions`."""
     compared = verification_as_json(run) or dict.fromkeys(_FIGURES)
     return {
         "key": run.partition_key,

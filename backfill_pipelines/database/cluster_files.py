@@ -75,14 +75,21 @@ class ClusterFiles:
         folder = complete[_SOCKET_FOLDER_LINE] if len(complete) > _SOCKET_FOLDER_LINE else ""
         return RecordedServer(process, Path(folder) if folder else None)
 
-    def system_identifier(self) -> int:
+    def system_identifier(self) -> bytes:
         """Return the number that initdb gave this cluster: the first eight bytes of its control file."""
         with (self.data / "global" / "pg_control").open("rb") as control:
-            return int.from_bytes(control.read(8), sys.byteorder, signed=True)
+            return control.read(8)
 
     def open_lock(self, name: str) -> int:
         """Open a lock file, without taking its lock, and return the descriptor; nothing that we execute inherits it."""
         return os.open(self.locks / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def is_current(self, descriptor: int, name: str) -> bool:
+        """Whether `descriptor` is still the lock file of that name, not one of a folder that has been deleted."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), (self.locks / name).stat())
+        except FileNotFoundError:
+            return False
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:

@@ -27,6 +27,7 @@ from types import TracebackType
 from urllib.parse import quote
 
 import psycopg
+import psycopg.errors
 import psycopg.sql
 from pydantic import SecretStr
 
@@ -136,16 +137,15 @@ class EmbeddedServer:
         if holder is None:
             return
         try:
-            if os.getpid() == self._process:  # A fork shares its parent's lock, which is not the fork's to give back.
+            # A fork shares its parent's lock, which is not the fork's to give back. The server of a folder that was
+            # deleted notices it within a minute and ends by itself; what has the folder's path by now is not ours.
+            if os.getpid() == self._process and self._files.is_current(holder, "holders"):
                 with self._files.turn():
                     try:
                         if try_exclusive(holder):
                             _stop(self._files, self._account)
                     finally:
                         fcntl.flock(holder, fcntl.LOCK_UN)
-        except FileNotFoundError:
-            # The whole folder was deleted under the server, which notices within a minute and ends by itself.
-            return
         finally:
             os.close(holder)
 
@@ -175,7 +175,7 @@ def _join_or_start(files: ClusterFiles, account: ClusterAccount, *, durable: boo
                     f"{account.hint}.",
                 )
             if lock is not None:
-                _create_cluster(files, account, lock)
+                _create_cluster(files, account, lock, durable=durable)
                 _launch(files, account, lock, durable=durable)
                 started = True
         if time.monotonic() > deadline:
@@ -188,7 +188,7 @@ def _join_or_start(files: ClusterFiles, account: ClusterAccount, *, durable: boo
     return folder
 
 
-def _create_cluster(files: ClusterFiles, account: ClusterAccount, lock: int) -> None:
+def _create_cluster(files: ClusterFiles, account: ClusterAccount, lock: int, *, durable: bool) -> None:
     """Initialise the data folder if it is new: all of it or nothing, whenever we are killed."""
     if (files.data / "PG_VERSION").exists():
         return
@@ -207,6 +207,7 @@ def _create_cluster(files: ClusterFiles, account: ClusterAccount, lock: int) -> 
         [
             *(server_program("initdb"), "--pgdata", str(files.unfinished)),
             *("--username", SUPERUSER, "--auth-local", "trust", "--auth-host", "reject"),
+            *(() if durable else ("--no-sync",)),
             *("--encoding", "UTF8", "--locale", "C", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"),
         ],
         log=files.log,
@@ -235,7 +236,7 @@ def _launch(files: ClusterFiles, account: ClusterAccount, lock: int, *, durable:
     elif stale is not None:
         files.postmaster_pid.unlink()  # Emptied by a crash of the host: Postgres would refuse it for ever.
     settings = {**_SETTINGS, **({} if durable else _NOT_DURABLE)}
-    settings["unix_socket_directories"] = '"' + str(folder).replace('"', '""') + '"'
+    settings["unix_socket_directories"] = str(folder)  # a list separated by commas, of which the path has none
     command = [server_program("postgres"), "-D", str(files.data)]
     for name, value in settings.items():
         command += ["-c", f"{name}={value}"]
@@ -272,18 +273,21 @@ def _answering_socket_folder(files: ClusterFiles, account: ClusterAccount) -> Pa
     The folder comes from the server's own record, since TMPDIR may differ between the processes that share it.
     """
     recorded = files.recorded_server()
-    # A copied data folder has the identifier and the record of the original, whose server may run: only the lock tells
-    # them apart.
     if recorded is None or recorded.socket_folder is None or not files.server_lives():
         return None
     if not _is_private(recorded.socket_folder, account):
         return None
     try:
         with _connect(recorded.socket_folder) as connection:
-            row = connection.execute("SELECT system_identifier FROM pg_control_system()").fetchone()
-    except psycopg.OperationalError:
+            # Not pg_control_system(), which opens the file at the path: this one is in the server's working folder.
+            row = connection.execute(
+                "SELECT pg_read_binary_file('global/pg_control', 0, 8), current_setting('data_directory')"
+            ).fetchone()
+    except (psycopg.OperationalError, psycopg.errors.UndefinedFile):
         return None
-    return recorded.socket_folder if row is not None and row[0] == files.system_identifier() else None
+    # The record may be an older server's until ours has written its own. A copied data folder has the identifier and
+    # the record of the original; a folder made anew has the path of the deleted one, whose server may still live.
+    return recorded.socket_folder if row == (files.system_identifier(), str(files.data)) else None
 
 
 def _connect(socket_folder: Path) -> psycopg.Connection:
@@ -299,8 +303,8 @@ def _make_socket_folder(files: ClusterFiles, account: ClusterAccount) -> Path:
     identifier in the name keeps a cluster made anew at the same path apart from a server of the deleted one that has
     not ended yet.
     """
-    key = f"{files.data}\0{files.system_identifier()}"
-    name = f"backfill-{hashlib.sha256(os.fsencode(key)).hexdigest()[:16]}"
+    key = os.fsencode(files.data) + files.system_identifier()
+    name = f"backfill-{hashlib.sha256(key).hexdigest()[:16]}"
     folder = Path(tempfile.gettempdir()) / name
     # libpq takes a comma for the end of a host.
     if "," in str(folder) or len(os.fsencode(folder / f".s.PGSQL.{PORT}")) > LONGEST_SOCKET_PATH:

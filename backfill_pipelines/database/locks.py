@@ -22,12 +22,15 @@ class AdvisoryLocks:
 
     Session-level locks share one connection: a pooler of 15 connections must not lose one for each of 24 partitions.
     Behind a transaction pooler (port 6543) session-level locks do not exist; there each lock is transaction-level and
-    keeps a transaction of its own open.
+    keeps a transaction of its own open. These connections are not the engine's pool's: two dozen locks would starve it.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, per_transaction: bool | None = None) -> None:
+        """`per_transaction` says whether a pooler hands out sessions by transaction; by default the port tells."""
         self._engine = engine
-        self._per_transaction = engine.url.port == _TRANSACTION_POOLER_PORT
+        self._per_transaction = (
+            engine.url.port == _TRANSACTION_POOLER_PORT if per_transaction is None else per_transaction
+        )
         self._mutex = threading.Lock()
         self._shared: Connection | None = None
         self._held: dict[int, Connection] = {}
@@ -39,19 +42,10 @@ class AdvisoryLocks:
             # The server would grant a session its own lock a second time.
             if key in self._held:
                 return False
-            if self._per_transaction:
-                connection = self._engine.connect()
-                taken = connection.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": key})
-                if taken:
-                    connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-                else:
-                    connection.close()
-            else:
-                connection = self._session()
-                taken = connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": key})
-            if taken:
+            connection = self._try_in_transaction(key) if self._per_transaction else self._try_in_session(key)
+            if connection is not None:
                 self._held[key] = connection
-            return bool(taken)
+            return connection is not None
 
     def release(self, name: str) -> None:
         """Give the lock back; a lock that a broken connection has lost already is simply forgotten."""
@@ -60,13 +54,14 @@ class AdvisoryLocks:
             connection = self._held.pop(key, None)
             if connection is None or connection.closed or connection.invalidated:
                 return
-            if self._per_transaction:
-                connection.close()
-                return
             try:
-                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
+                if self._per_transaction:
+                    connection.close()
+                else:
+                    connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
             except DBAPIError:
-                connection.invalidate()
+                if not connection.closed:
+                    connection.invalidate()
 
     def require(self, name: str) -> None:
         """Raise `TransientError("lock_lost")` unless the lock is still ours.
@@ -82,14 +77,18 @@ class AdvisoryLocks:
                 pass  # falls through to the error below, which says the same without the driver's text
         raise TransientError(
             "lock_lost",
-            "The database connection that held this partition's lock was lost; run again to go on from where it stopped.",
+            "The database connection that held this partition's lock was lost; run again to go on from where it "
+            "stopped.",
         )
 
     def close(self) -> None:
-        """Give all locks back by closing their connections."""
+        """Give all locks back."""
         with self._mutex:
-            for connection in {id(c): c for c in (*self._held.values(), self._shared) if c is not None}.values():
-                # Invalidate rather than return it: a pooled connection would keep its session-level locks.
+            connections = {id(c): c for c in (*self._held.values(), self._shared) if c is not None}
+            for connection in connections.values():
+                if not self._per_transaction:
+                    _unlock_all(connection)
+                # Not back into the pool: a connection that could not be asked keeps its locks until it is closed.
                 connection.invalidate()
                 connection.close()
             self._held.clear()
@@ -103,10 +102,46 @@ class AdvisoryLocks:
     ) -> None:
         self.close()
 
+    def _try_in_transaction(self, key: int) -> Connection | None:
+        connection = self._engine.connect()
+        connection.detach()
+        try:
+            if connection.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": key}):
+                connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+                return connection
+        except BaseException:
+            connection.close()
+            raise
+        connection.close()
+        return None
+
+    def _try_in_session(self, key: int) -> Connection | None:
+        statement = text("SELECT pg_try_advisory_lock(:key)")
+        try:
+            connection = self._session()
+            return connection if connection.scalar(statement, {"key": key}) else None
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+        # The server has cut the shared connection since it was last used, and with it the locks on it: `require` tells
+        # those who hold them. This one does not hold any yet.
+        connection = self._session()
+        return connection if connection.scalar(statement, {"key": key}) else None
+
     def _session(self) -> Connection:
         if self._shared is None or self._shared.closed or self._shared.invalidated:
             self._shared = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            self._shared.detach()
         return self._shared
+
+
+def _unlock_all(connection: Connection) -> None:
+    """Unlock before closing: the server takes a moment to see that a connection is gone, and a run that starts in it
+    would be refused."""
+    try:
+        connection.execute(text("SELECT pg_advisory_unlock_all()"))
+    except DBAPIError:
+        connection.invalidate()
 
 
 def _lock_key(name: str) -> int:

@@ -110,7 +110,7 @@ class Scope:
         if self.stop.is_set():
             raise InterruptedRunError(
                 "interrupted",
-                f"Stopped on request; run {self.backfill} for {self.partition_key} again to go on from here.",
+                "Stopped on request, with everything done so far kept; the same command again goes on from here.",
             )
 
     def report(self, step: str, done: int, total: int | None) -> None:

@@ -6,9 +6,8 @@ Does not belong here: what a partition's run does (`partition_run.py`); nothing 
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import dagster as dg
@@ -26,9 +25,20 @@ from backfill_pipelines.registry import Registry, partitions_to_add
 OpenRuntime = Callable[[Callable[[str], None]], AbstractContextManager[Runtime]]
 """Opens what partitions need, given where to tell progress: a line of the Dagster run's log. (Dagster's own capture of
 Python loggers is per process and reconfigures all logging: two runs in one process deadlocked on it.)"""
-_log = logging.getLogger(__name__)
 RANGE_START_TAG = "dagster/asset_partition_range_start"
 RANGE_END_TAG = "dagster/asset_partition_range_end"
+_COUNTS = ("source", "create", "update", "skip", "conflict", "reject", "applied", "failed")
+_COMPARED = ("equal", "missing", "extra", "different", "explained")
+
+
+@contextmanager
+def opened_runtime(open_runtime: OpenRuntime, tell: Callable[[str], None]) -> Iterator[Runtime]:
+    """Open the runtime for a step; what keeps the step from working fails it with its one sentence and its code."""
+    try:
+        with open_runtime(tell) as runtime:
+            yield runtime
+    except BackfillError as error:
+        raise dg.Failure(error.message, metadata={"code": error.code}, allow_retries=False) from None
 
 
 def partitions_of(backfill: Backfill) -> dg.DynamicPartitionsDefinition:
@@ -88,20 +98,24 @@ def backfill_assets(
         options = backfill.options_model.model_validate(config.model_dump())
         selected = context.selected_asset_keys
         steps = Steps(extract=source in selected, plan=plan in selected, load=target in selected)
-        with open_runtime(context.log.info) as runtime:
-            results = list(
-                _run_partitions(context, runtime, backfill, context.partition_keys, steps=steps, options=options)
-            )
+        runs: list[Run] = []
+        with opened_runtime(open_runtime, context.log.info) as runtime:
+            # Nothing is selected where somebody executes the check alone, and then there are no partitions either.
+            for run in _run_partitions(context, runtime, backfill, steps=steps, options=options) if selected else ():
+                runs.append(run)
+                yield from _materializations(run, backfill, selected)
             if steps.load:
                 compare_partitions(runtime, backfill)
-        _raise_for_failed(results)
-        yield from ()
+            if context.selected_asset_check_keys:
+                yield dg.AssetCheckResult(**check_outcome(runtime, backfill))
+        _raise_for_failed(runs)
 
     # Dagster reads the configuration's schema from the annotation, and this backfill's options are known only here.
     work_partitions.__annotations__ |= {"context": dg.AssetExecutionContext, "config": _config_model(backfill)}
     decorate = dg.multi_asset(
         name=backfill.name,
         specs=specs,
+        check_specs=[check_spec(backfill)],
         can_subset=True,
         partitions_def=partitions_of(backfill),
         backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=max_partitions_per_run),
@@ -121,12 +135,11 @@ def _run_partitions(
     context: dg.AssetExecutionContext,
     runtime: Runtime,
     backfill: Backfill,
-    partition_keys: Sequence[str],
     *,
     steps: Steps,
     options: RunOptions,
 ) -> Iterator[Run]:
-    """Work the partitions side by side; log each one's materializations the moment it is done."""
+    """Work the run's partitions side by side; yield each one the moment it is done."""
 
     async def one(partition_key: str) -> Run:
         async with runtime.places:
@@ -140,14 +153,22 @@ def _run_partitions(
                 root_run_id=context.run.root_run_id or context.run_id,
             )
 
-    for run in runtime.run_all([one(key) for key in partition_keys]):
+    for run in runtime.run_all([one(key) for key in context.partition_keys]):
         context.log.info(summary(run))
-        if run.state is State.SUCCEEDED:
-            for key in sorted(context.selected_asset_keys):
-                context.log_event(
-                    dg.AssetMaterialization(asset_key=key, partition=run.partition_key, metadata=metadata(run))
-                )
         yield run
+
+
+def _materializations(
+    run: Run, backfill: Backfill, selected: Collection[dg.AssetKey]
+) -> Iterator[dg.AssetMaterialization]:
+    """What Dagster is told of a finished partition: source, plan, target, as a plan older than its target is stale.
+
+    Yield these: `log_event` keeps them in memory until the step ends, and a run that dies would have finished nothing.
+    """
+    if run.state is State.SUCCEEDED:
+        for key, shown in zip(asset_keys(backfill), metadata(run), strict=True):
+            if key in selected:
+                yield dg.AssetMaterialization(asset_key=key, partition=run.partition_key, metadata=shown)
 
 
 def _raise_for_failed(runs: Sequence[Run]) -> None:
@@ -172,72 +193,83 @@ def summary(run: Run) -> str:
     return f"{run.partition_key}: {run.state}{code}; {counts or 'nothing to do'}"
 
 
-def metadata(run: Run) -> dict[str, Any]:
-    """What the UI shows of a partition's run; counts, ids and codes only."""
-    shown: dict[str, Any] = {
-        "dagster/row_count": dg.IntMetadataValue(run.counts.get("applied", 0)),
-        "rows": run.counts.get("applied", 0),
-        "run_id": str(run.id),
-        "plan_hash": run.plan_hash or "",
-        "counts": dg.MetadataValue.md(_table(("", "records"), list(run.counts.items()))),
-        "reasons": dg.MetadataValue.md(_table(("reason", "records"), list(run.reasons.items()))),
-        "warnings": ", ".join(run.warnings) or "none",
-    }
+def metadata(run: Run) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What the UI shows of a partition's run at its source, its plan and its target; counts, ids and codes only.
+
+    `rows` are the records read, the creates and updates planned, and the rows written.
+    """
+    counts = {name: run.counts.get(name, 0) for name in _COUNTS}
+    about = {"run_id": str(run.id), "warnings": ", ".join(run.warnings) or "none"}
+    source = {"rows": counts["source"], **about}
     if run.details:
-        shown["details"] = dg.MetadataValue.json(dict(run.details))
+        source["details"] = dg.MetadataValue.json(dict(run.details))
+    planned = {
+        "plan_hash": run.plan_hash or "none",
+        "counts": dg.MetadataValue.md(_table("", counts)),
+        "reasons": dg.MetadataValue.md(_table("reason", run.reasons)),
+    }
+    target: dict[str, Any] = {"rows": counts["applied"], **about, **planned}
     if run.verification is not None:
-        figures = {name: run.verification[name] for name in ("equal", "missing", "extra", "different", "explained")}
-        shown["source vs target"] = dg.MetadataValue.md(
-            _table(("source vs target", "records"), [*figures.items(), *run.verification["figures"].items()])
+        figures = {name: run.verification[name] for name in _COMPARED}
+        target["source vs target"] = dg.MetadataValue.md(
+            _table("source vs target", {**figures, **run.verification["figures"]})
         )
-        shown["verified"] = bool(run.verification["passed"])
-    return shown
+        target["verified"] = bool(run.verification["passed"])
+    return source, {"rows": counts["create"] + counts["update"], **about, **planned}, target
 
 
-def _table(head: tuple[str, str], rows: Sequence[tuple[str, Any]]) -> str:
-    if not rows:
+def _table(head: str, figures: Mapping[str, Any]) -> str:
+    if not figures:
         return "none"
-    lines = [f"| {head[0]} | {head[1]} |", "|:---|---:|"]
-    return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows)])
+    lines = [f"| {head} | records |", "|:---|---:|"]
+    return "\n".join([*lines, *(f"| {name} | {figure} |" for name, figure in figures.items())])
 
 
-def backfill_check(backfill: Backfill, *, open_runtime: OpenRuntime) -> dg.AssetChecksDefinition:
-    """The asset check of a backfill: the newest stored comparison of every partition, named where they differ."""
-    target = asset_keys(backfill)[2]
-
-    @dg.asset_check(
-        asset=target,
-        name="source_equals_target",
-        description="Source against target for each partition, as compared right after its newest load.",
+def check_spec(backfill: Backfill) -> dg.AssetCheckSpec:
+    """The asset check of a backfill. It is part of the assets' own step: Dagster skips a step that waits for an asset
+    of which only single partitions were materialized, so a check of its own would never run after a load."""
+    return dg.AssetCheckSpec(
+        "source_equals_target",
+        asset=asset_keys(backfill)[2],
+        description="Source against target for every partition, as compared right after its newest load or verify.",
     )
-    def source_equals_target() -> dg.AssetCheckResult:
-        with open_runtime(_log.info) as runtime:
-            verified = runtime.ledger.newest_verifications(backfill.name)
-        rows = [(run.partition_key, run.verification or {}) for run in verified]
-        differing = [key for key, comparison in rows if not comparison["passed"]]
-        return dg.AssetCheckResult(
-            passed=not differing,
-            description=f"{len(rows) - len(differing)} of {len(rows)} partitions are equal.",
-            metadata={
-                "differing": ", ".join(differing) or "none",
-                "partitions": dg.MetadataValue.md(_comparison_table(rows)),
-            },
-        )
-
-    return source_equals_target
 
 
-def _comparison_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    names = ("equal", "missing", "extra", "different", "explained")
-    lines = [f"| partition | {' | '.join(names)} |", f"|:---|{'---:|' * len(names)}"]
-    lines += [f"| {key} | {' | '.join(str(comparison[name]) for name in names)} |" for key, comparison in rows]
+def check_outcome(runtime: Runtime, backfill: Backfill) -> dict[str, Any]:
+    """The newest stored comparison of every partition, named where they differ: what a result of the check holds."""
+    spec = check_spec(backfill)
+    compared = {run.partition_key: run.verification or {} for run in runtime.ledger.newest_verifications(backfill.name)}
+    differing = [key for key, comparison in compared.items() if not comparison["passed"]]
+    return {
+        "asset_key": spec.asset_key,
+        "check_name": spec.name,
+        "passed": not differing,
+        "description": f"{len(compared) - len(differing)} of {len(compared)} partitions are equal.",
+        "metadata": {
+            "differing": ", ".join(differing) or "none",
+            **{name: sum(comparison[name] for comparison in compared.values()) for name in _COMPARED},
+            "partitions": dg.MetadataValue.md(_comparison_table(compared)),
+        },
+    }
+
+
+def _comparison_table(compared: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = [f"| partition | {' | '.join(_COMPARED)} |", f"|:---|{'---:|' * len(_COMPARED)}"]
+    lines += [
+        f"| {key} | {' | '.join(str(figures[name]) for name in _COMPARED)} |" for key, figures in compared.items()
+    ]
     return "\n".join(lines)
+
+
+def job_name(backfill: Backfill) -> str:
+    """The name of a backfill's job. Not the backfill's own: its step has that one, and Dagster loads no two alike."""
+    return f"{backfill.name}_job"
 
 
 def backfill_job(backfill: Backfill) -> Any:
     """The job that launches all three assets: what a schedule and the command line run."""
     return dg.define_asset_job(
-        backfill.name,
+        job_name(backfill),
         selection=dg.AssetSelection.assets(*asset_keys(backfill)),
         partitions_def=partitions_of(backfill),
         description=backfill.description,
@@ -249,7 +281,7 @@ def backfill_schedule(backfill: Backfill, *, max_partitions_per_run: int) -> dg.
 
     @dg.schedule(
         name=f"{backfill.name}_schedule",
-        job_name=backfill.name,
+        job_name=job_name(backfill),
         cron_schedule=backfill.schedule,
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.STOPPED,
@@ -270,7 +302,7 @@ def backfill_schedule(backfill: Backfill, *, max_partitions_per_run: int) -> dg.
 
 
 def ranges(ordered: Sequence[str], *, wanted: Sequence[str], size: int) -> list[list[str]]:
-    """Cut the wanted partitions into runs: at most `size` each, contiguous in Dagster's order, as it knows only ranges."""
+    """Cut the wanted partitions into runs of at most `size`, contiguous in Dagster's order: it knows only ranges."""
     chosen = set(wanted)
     batches: list[list[str]] = []
     follows = False

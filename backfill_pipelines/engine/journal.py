@@ -33,6 +33,8 @@ STALE = "stale"
 """The code of a record that moved between plan and load: a conflict, never an overwrite."""
 CHANGED_SINCE = "changed_since"
 """The code of an applied change that undo leaves, because somebody has changed the record since."""
+FORGOTTEN = "forgotten"
+"""The code of a change whose values retention has blanked: it can be neither loaded nor undone any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +153,9 @@ def write_outcomes(connection: Connection, run_id: UUID, outcomes: Sequence[Outc
     """Journal outcomes, in one statement."""
     connection.execute(
         text(
-            "UPDATE backfill.change AS c SET state = o.state, error_code = o.error_code, applied_at = now(),"
+            # The first outcome's time stays: undo compares the record's own `updated_at` with it.
+            "UPDATE backfill.change AS c SET state = o.state, error_code = o.error_code,"
+            " applied_at = CASE WHEN c.state = 'planned' THEN now() ELSE c.applied_at END,"
             " record_id = coalesce(o.record_id, c.record_id)"
             " FROM unnest(CAST(:seqs AS int[]), CAST(:states AS text[]), CAST(:codes AS text[]), CAST(:ids AS text[]))"
             " AS o(seq, state, error_code, record_id) WHERE c.run_id = :run_id AND c.seq = o.seq"

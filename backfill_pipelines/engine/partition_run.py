@@ -60,7 +60,10 @@ async def run_partition(
     dagster_run_id: str | None,
     root_run_id: str | None,
 ) -> Run:
-    """Take one partition through the steps; returns its row of `backfill.run`. Never raises for a failed partition."""
+    """Take one partition through the steps; returns its row of `backfill.run`, also for a partition that failed.
+
+    Raises a `BackfillError` only where not even that could be written down: the database is out of reach.
+    """
     request = Request(
         backfill=backfill.name,
         partition_key=partition_key,
@@ -70,13 +73,15 @@ async def run_partition(
         fresh=options.fresh,
         options=options.model_dump(mode="json", exclude_defaults=True),
     )
-    ledger = runtime.ledger
-    finished = await asyncio.to_thread(ledger.finished_in_group, request)
-    if finished is not None:
-        return finished
-    return await holding_partition(
-        runtime, request, lambda: _opened(runtime, backfill, request, steps=steps, options=options)
-    )
+    try:
+        finished = await asyncio.to_thread(runtime.ledger.finished_in_group, request)
+        if finished is not None:
+            return finished
+        return await holding_partition(
+            runtime, request, lambda: _opened(runtime, backfill, request, steps=steps, options=options)
+        )
+    except Exception as caught:  # noqa: BLE001 - the ledger itself is out of reach; a driver's text must not get out
+        raise as_backfill_error(caught) from None
 
 
 async def holding_partition(runtime: Runtime, request: Request, work: Callable[[], Awaitable[Run]]) -> Run:

@@ -30,6 +30,9 @@ from backfill_pipelines.errors import DataError, TransientError
 
 # Deadlock, serialization failure, lock timeout: the batch was rolled back whole and may simply be tried again.
 _RETRIED_SQLSTATES = {"40001", "40P01", "55P03"}
+_ATTEMPTS = 12
+# Half of Postgres' deadlock_timeout: where two writers wait for each other, ours gives way before the server picks one.
+_LOCK_TIMEOUT = "500ms"
 _STATEMENT_TIMEOUT = "57014"
 _UNAVAILABLE_SQLSTATE_CLASSES = ("08", "53", "57")
 # The table, the role or the session is the matter, whatever the row. All else is taken for the row's own fault, since a
@@ -66,8 +69,8 @@ def load_set_based(
     """Execute the rows of a stored plan that are still planned, at most `limit` of them.
 
     Between two batches `safe_point` may raise to stop; what is applied stays applied and journalled. Raises
-    `TransientError("database_unavailable")` and `DataError("target_refused")` where the whole target, not a row, is the
-    matter.
+    `TransientError` (`database_unavailable`, `target_busy`) and `DataError("target_refused")` where the whole target, not
+    a row, is the matter.
     """
     with engine.connect() as connection:
         seqs = remaining_rows(connection, run_id, limit=limit)
@@ -162,11 +165,12 @@ def _try(engine: Engine, work: Callable[[Connection], None], *, keep: bool = Tru
     try:
         for attempt in Retrying(
             retry=retry_if_exception(_may_pass),
-            stop=stop_after_attempt(6),
+            stop=stop_after_attempt(_ATTEMPTS),
             wait=wait_random_exponential(multiplier=0.05, max=2),
             reraise=True,
         ):
             with attempt, engine.connect() as connection, connection.begin() as transaction:
+                connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
                 work(connection)
                 # A deferred unique key would speak up only at COMMIT, where a row can no longer be told from its batch.
                 connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
@@ -176,7 +180,13 @@ def _try(engine: Engine, work: Callable[[Connection], None], *, keep: bool = Tru
         sqlstate = sqlstate_of(error)
         if sqlstate == _STATEMENT_TIMEOUT:
             return error
-        if is_unavailable(error) or sqlstate in _RETRIED_SQLSTATES:
+        if sqlstate in _RETRIED_SQLSTATES:
+            raise TransientError(
+                "target_busy",
+                f"Other writers kept rows of the target table locked, {_ATTEMPTS} times over (SQLSTATE {sqlstate}); "
+                "run again to go on from there.",
+            ) from None
+        if is_unavailable(error):
             raise _unavailable(error) from None
         if sqlstate and (not sqlstate.startswith(_TARGET_SQLSTATE_CLASSES) or "row-level security" in str(error.orig)):
             return error

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from backfill_pipelines.database.bulk import driver_connection
 from backfill_pipelines.database.catalogue import Dependent, TableShape
-from backfill_pipelines.engine.journal import CHANGED_SINCE, STALE, ChangeState
+from backfill_pipelines.engine.journal import CHANGED_SINCE, FORGOTTEN, STALE, ChangeState
 from backfill_pipelines.engine.set_based import sqlstate_of
 from backfill_pipelines.errors import DataError
 
@@ -27,10 +27,15 @@ _ROWS = sql.SQL("c.run_id = %(run_id)s AND c.seq BETWEEN %(first)s AND %(last)s"
 # JOIN it can only do by hashing or sorting.
 _PLACES = sql.SQL(
     """places AS MATERIALIZED (
-                SELECT own.*, {which} AS wanted
-                FROM generate_series(CAST(%(first)s AS int), CAST(%(last)s AS int)) AS place(seq)
-                FULL JOIN (SELECT * FROM backfill.change AS c WHERE {rows}) AS own ON own.seq = place.seq
+                SELECT own.* FROM generate_series(CAST(%(first)s AS int), CAST(%(last)s AS int)) AS place(seq)
+                FULL JOIN (SELECT * FROM backfill.change AS c WHERE {rows} AND {which}) AS own ON own.seq = place.seq
             )"""
+)
+
+
+# Why an applied change is not taken back.
+_KEPT = sql.SQL("CASE WHEN c.error_code = {0} THEN {0} ELSE {1} END").format(
+    sql.Literal(FORGOTTEN), sql.Literal(CHANGED_SINCE)
 )
 
 
@@ -60,7 +65,7 @@ class SqlTarget:
 
     def apply(self, connection: Connection, run_id: UUID, first: int, last: int) -> None:
         """Execute the rows of a batch that are still planned, and journal them. Updates first: they free values."""
-        lock = self._lock(sql.SQL("own.state = 'planned' AND own.action = 'update'"))
+        lock = self._lock(sql.SQL("c.state = 'planned' AND c.action = 'update'"))
         if self._execute(connection, run_id, first, last, lock, self._update(), self._create()):
             raise DataError(
                 "target_refused",
@@ -70,7 +75,7 @@ class SqlTarget:
 
     def undo(self, connection: Connection, run_id: UUID, first: int, last: int) -> None:
         """Take back the applied rows of a batch, and journal them."""
-        lock = self._lock(sql.SQL("own.state = 'applied'"))
+        lock = self._lock(sql.SQL("c.state = 'applied'"))
         self._execute(connection, run_id, first, last, lock, self._delete(), self._restore())
 
     def refusal(self, error: DBAPIError) -> tuple[ChangeState, str]:
@@ -96,7 +101,7 @@ class SqlTarget:
         """Lock the rows to change in the order of their id: two writers that do so cannot deadlock."""
         return sql.SQL(
             "WITH {places} SELECT 1 FROM {table} AS t WHERE {t_id} IN (SELECT"
-            " coalesce(c.record_id, c.before->>'id')::{id_type} FROM places AS c WHERE c.wanted) ORDER BY {t_id} FOR UPDATE"
+            " coalesce(c.record_id, c.before->>'id')::{id_type} FROM places AS c WHERE c.seq IS NOT NULL) ORDER BY {t_id} FOR UPDATE"
         ).format(**self._names(which))
 
     def _create(self) -> sql.Composed:
@@ -114,7 +119,7 @@ class SqlTarget:
             WITH {places}, batch AS MATERIALIZED (
                 SELECT c.seq, c.record_key, {preset} new.*
                 FROM places AS c CROSS JOIN LATERAL jsonb_to_record(c.after) AS new({record})
-                WHERE c.wanted
+                WHERE c.seq IS NOT NULL
             ), written AS (
                 INSERT INTO {table} AS t ({actual})
                 SELECT {values} FROM batch AS b WHERE {guard} ORDER BY {key_values}
@@ -145,7 +150,7 @@ class SqlTarget:
                 sql.SQL("{} AS {}").format(self.shape.column("t", name), sql.Identifier(name)) for name in same
             ),
             same_row=_all(sql.SQL("w.{0} = b.{0}").format(sql.Identifier(name)) for name in same),
-            **self._names(sql.SQL("own.state = 'planned' AND own.action = 'create'")),
+            **self._names(sql.SQL("c.state = 'planned' AND c.action = 'create'")),
         )
 
     def _update(self) -> sql.Composed:
@@ -153,7 +158,7 @@ class SqlTarget:
             """
             WITH {places}, batch AS MATERIALIZED (
                 SELECT c.seq, c.before, c.after, (c.before->>'id')::{id_type} AS id
-                FROM places AS c WHERE c.wanted
+                FROM places AS c WHERE c.seq IS NOT NULL
             ), written AS (
                 UPDATE {table} AS t SET {assignments}
                 FROM batch AS b
@@ -188,7 +193,7 @@ class SqlTarget:
                 self._per_column("(NOT b.after ? {key} OR {t_column} IS NOT DISTINCT FROM old.{name})", name)
                 for name in self.columns
             ),
-            **self._names(sql.SQL("own.state = 'planned' AND own.action = 'update'")),
+            **self._names(sql.SQL("c.state = 'planned' AND c.action = 'update'")),
         )
 
     def _delete(self) -> sql.Composed:
@@ -200,7 +205,7 @@ class SqlTarget:
             """
             WITH {places}, batch AS MATERIALIZED (
                 SELECT c.seq, c.fingerprint, c.record_id::{id_type} AS id
-                FROM places AS c WHERE c.wanted
+                FROM places AS c WHERE c.seq IS NOT NULL
             ), standing AS MATERIALIZED (
                 SELECT b.seq, b.id, {t_id} IS NOT NULL AS there, {fingerprint} = b.fingerprint AND {alone} AS ours
                 FROM batch AS b LEFT JOIN {table} AS t ON {t_id} = b.id
@@ -211,14 +216,14 @@ class SqlTarget:
             )
             UPDATE backfill.change AS c
             SET state = CASE WHEN o.stays THEN 'applied' ELSE 'undone' END,
-                error_code = CASE WHEN o.stays THEN {changed_since} END
+                error_code = CASE WHEN o.stays THEN {kept} END
             FROM outcomes AS o WHERE {rows} AND c.seq = o.seq
             """
         ).format(
             rows=_ROWS,
-            changed_since=sql.Literal(CHANGED_SINCE),
+            kept=_KEPT,
             alone=_all([sql.SQL("true"), *map(_refers_to_none, self.shape.dependents)]),
-            **self._names(sql.SQL("own.state = 'applied' AND own.action = 'create'")),
+            **self._names(sql.SQL("c.state = 'applied' AND c.action = 'create'")),
         )
 
     def _restore(self) -> sql.Composed:
@@ -231,7 +236,7 @@ class SqlTarget:
             """
             WITH {places}, batch AS MATERIALIZED (
                 SELECT c.seq, c.before, c.after, c.applied_at, c.record_id::{id_type} AS id
-                FROM places AS c WHERE c.wanted
+                FROM places AS c WHERE c.seq IS NOT NULL
             ), standing AS MATERIALIZED (
                 SELECT b.*, {t_id} IS NOT NULL AND {any_ours} AS ours, {t_id} IS NOT NULL AND {all_known} AS whole
                 FROM batch AS b
@@ -247,12 +252,12 @@ class SqlTarget:
             )
             UPDATE backfill.change AS c
             SET state = CASE WHEN s.whole THEN 'undone' ELSE 'applied' END,
-                error_code = CASE WHEN s.whole THEN NULL ELSE {changed_since} END
+                error_code = CASE WHEN s.whole THEN NULL ELSE {kept} END
             FROM standing AS s WHERE {rows} AND c.seq = s.seq
             """
         ).format(
             rows=_ROWS,
-            changed_since=sql.Literal(CHANGED_SINCE),
+            kept=_KEPT,
             any_ours=sql.SQL("({})").format(
                 sql.SQL(" OR ").join(
                     self._per_column("(b.after ? {key} AND {t_column} IS NOT DISTINCT FROM new.{name})", name)
@@ -284,7 +289,7 @@ class SqlTarget:
                     ),
                 ]
             ),
-            **self._names(sql.SQL("own.state = 'applied' AND own.action = 'update'")),
+            **self._names(sql.SQL("c.state = 'applied' AND c.action = 'update'")),
         )
 
     def _per_column(self, template: str, name: str) -> sql.Composed:

@@ -126,7 +126,7 @@ def worlds(draw: st.DrawFn) -> World:
 
 
 each_world = given(world=worlds())
-often = settings(max_examples=60, deadline=None)
+often = settings(max_examples=40, deadline=None)
 
 
 @often

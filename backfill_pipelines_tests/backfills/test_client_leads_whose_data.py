@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -288,3 +289,20 @@ def test_two_workspaces_with_one_total_and_one_newest_reply_are_both_marked(agen
     assert {key for key, run in marked.items() if "same_as_other_workspace" in run.warnings} == {AMBER, CAFE}
     passed = {key: run.verification["passed"] for key, run in marked.items() if run.verification}
     assert passed == {AMBER: False, CAFE: False, DOVETAIL: True, BIRCHWOOD: True}
+
+
+def test_only_equal_figures_of_one_instance_are_suspicious_and_failed_runs_count_too(agency: Agency) -> None:
+    run = agency.run(DOVETAIL)
+    one, other = {"instance": "a", "source_total": 3, "newest_reply_id": 9}, {"instance": "b", "source_total": 3}
+    figures = {
+        "first": one,
+        "second": one,
+        "other-instance": {**one, "instance": "b"},
+        "other-total": {**one, "source_total": 4},
+        "other-reply": {**one, "newest_reply_id": 8},
+        "empty": {**other, "source_total": 0},
+        "empty-too": {**other, "source_total": 0},
+        "never-read": {},
+    }
+    runs = [replace(run, partition_key=key, details=details, verification=None) for key, details in figures.items()]
+    assert BACKFILL.compare_partitions(runs) == dict.fromkeys(["first", "second"], "same_as_other_workspace")

@@ -11,15 +11,18 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from backfill_pipelines.database import cluster_files, embedded_server
 from backfill_pipelines.database.cluster_account import account_for, server_program
+from backfill_pipelines.database.cluster_files import ClusterFiles
 from backfill_pipelines.database.embedded_server import EmbeddedServer
-from backfill_pipelines.errors import ConfigurationError
+from backfill_pipelines.errors import ConfigurationError, TransientError
 from backfill_pipelines_tests.database.holders import Holder, lives, postmaster, query, stop, wait_until
 
 
@@ -29,6 +32,19 @@ def stranger() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         yield process
         process.kill()
+
+
+def in_threads(calls: Sequence[Callable[[], object]]) -> None:
+    """Make all the calls at the same moment; raises what one of them raised."""
+    together = threading.Barrier(len(calls))
+
+    def run(call: Callable[[], object]) -> object:
+        together.wait()
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        for result in [pool.submit(run, call) for call in calls]:
+            result.result()
 
 
 def test_four_processes_that_start_at_once_make_one_server_and_the_last_one_out_stops_it(tmp_path: Path) -> None:
@@ -132,6 +148,50 @@ def test_a_copied_data_folder_gets_a_server_of_its_own_while_the_original_runs(
         assert query(original.url("postgres").get_secret_value(), "SELECT 1") == 1
 
 
+def test_the_record_of_the_original_is_not_believed_while_a_copys_own_server_begins(
+    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded_server, "START_SECONDS", 0.2)
+    copy = ClusterFiles(tmp_path / "copy")
+    shutil.copytree(data_folder, copy.data)
+    copy.locks.mkdir()
+    with EmbeddedServer.start(data_folder), copy.server_lock():
+        shutil.copy(data_folder / "postmaster.pid", copy.data)
+        with pytest.raises(TransientError) as waited:
+            EmbeddedServer.start(copy.data)
+    assert waited.value.code == "embedded_server_timeout"
+
+
+def test_the_server_of_a_deleted_folder_is_not_taken_for_that_of_the_folder_made_anew(
+    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anew, deleted = tmp_path / "anew", tmp_path / "deleted"
+    EmbeddedServer.start(anew, durable=False).close()
+    with EmbeddedServer.start(data_folder):
+        monkeypatch.setattr(embedded_server, "START_SECONDS", 0.2)
+        shutil.copy(data_folder / "postmaster.pid", anew)
+        data_folder.rename(deleted)
+        anew.rename(data_folder)
+        with pytest.raises(TransientError) as waited:
+            EmbeddedServer.start(data_folder)
+        assert waited.value.code == "embedded_server_timeout"
+        data_folder.rename(anew)
+        deleted.rename(data_folder)
+
+
+def test_only_one_process_at_a_time_starts_or_stops(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = ClusterFiles(data_folder)
+    server = EmbeddedServer.start(data_folder)
+    monkeypatch.setattr(cluster_files, "TURN_SECONDS", 0.1)
+    with files.turn():
+        for attempt in (lambda: EmbeddedServer.start(data_folder), server.close):
+            with pytest.raises(TransientError) as waited:
+                attempt()
+            assert waited.value.code == "embedded_server_busy"
+    EmbeddedServer.start(data_folder).close()
+    assert not files.server_lives()
+
+
 def test_a_server_that_was_started_by_hand_is_not_run_over(data_folder: Path, tmp_path: Path) -> None:
     account = account_for(data_folder)
     log = tmp_path / "by_hand.log"
@@ -154,14 +214,37 @@ def test_a_server_that_was_started_by_hand_is_not_run_over(data_folder: Path, tm
     EmbeddedServer.start(data_folder).close()
 
 
-def test_a_start_that_is_killed_while_the_folder_is_being_made_leaves_nothing_half_made(tmp_path: Path) -> None:
+def test_a_start_that_is_killed_while_the_folder_is_being_made_leaves_nothing_in_the_way(tmp_path: Path) -> None:
     data = tmp_path / "postgres"
     with Holder(data):
-        wait_until((tmp_path / "postgres.new" / "base").exists)
+        wait_until((tmp_path / "postgres.new").exists)
+    with EmbeddedServer.start(data, durable=False) as server:
+        assert query(server.url("postgres").get_secret_value(), "SELECT 1") == 1
+    assert not (tmp_path / "postgres.new").exists()
+
+
+def test_a_half_made_folder_is_never_taken_for_a_whole_one(tmp_path: Path) -> None:
+    data = tmp_path / "postgres"
+    script = """
+import os, signal, sys
+from pathlib import Path
+from backfill_pipelines.database.embedded_server import EmbeddedServer
+Path.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+EmbeddedServer.start(Path(sys.argv[1]), durable=False)
+"""
+    assert subprocess.run([sys.executable, "-c", script, str(data)], check=False).returncode == -signal.SIGKILL
+    assert (tmp_path / "postgres.new" / "PG_VERSION").exists()
     assert not data.exists()
     with EmbeddedServer.start(data, durable=False) as server:
         assert query(server.url("postgres").get_secret_value(), "SELECT 1") == 1
     assert not (tmp_path / "postgres.new").exists()
+
+
+def test_of_holders_that_leave_at_the_same_moment_one_stops_the_server(data_folder: Path) -> None:
+    for _ in range(3):
+        servers = [EmbeddedServer.start(data_folder, durable=False) for _ in range(8)]
+        in_threads([server.close for server in servers])
+        assert not lives(data_folder)
 
 
 def test_a_server_that_cannot_start_names_its_log_and_starts_once_it_is_repaired(data_folder: Path) -> None:
@@ -204,32 +287,34 @@ server.close()
     assert not lives(data_folder)
 
 
-def test_a_server_can_be_left_twice_and_after_its_folder_was_deleted(data_folder: Path) -> None:
+def test_a_server_can_be_left_twice(data_folder: Path) -> None:
     server = EmbeddedServer.start(data_folder)
     server.close()
     server.close()
     assert not lives(data_folder)
-    again = EmbeddedServer.start(data_folder)
-    process = postmaster(again.url("postgres").get_secret_value())
-    moved = data_folder.with_name("moved.locks")
-    data_folder.with_name("postgres.locks").rename(moved)
-    again.close()
-    os.kill(process, signal.SIGINT)  # Our own server, which only the missing locks kept from being stopped.
-    moved.rename(data_folder.with_name("postgres.locks"))
-    wait_until(lambda: not lives(data_folder))
-    EmbeddedServer.start(data_folder).close()
+
+
+def test_leaving_the_server_of_a_deleted_folder_does_not_stop_the_one_of_the_folder_made_anew(
+    data_folder: Path, tmp_path: Path
+) -> None:
+    one, other = EmbeddedServer.start(data_folder), EmbeddedServer.start(data_folder)
+    for name in ("postgres", "postgres.locks"):
+        (tmp_path / name).rename(tmp_path / f"deleted.{name}")
+    one.close()
+    with EmbeddedServer.start(data_folder, durable=False) as new:
+        assert new.url("postgres") != other.url("postgres")
+        other.close()
+        assert query(new.url("postgres").get_secret_value(), "SELECT 1") == 1
+    for name in ("postgres", "postgres.locks"):
+        shutil.rmtree(tmp_path / name)
+        (tmp_path / f"deleted.{name}").rename(tmp_path / name)
+    stop(data_folder)  # the old one, which would have ended by itself had it been deleted in earnest
+    assert not lives(data_folder)
 
 
 def test_a_database_asked_for_by_several_at_once_is_created_once(data_folder: Path) -> None:
     with EmbeddedServer.start(data_folder) as server:
-        found: list[object] = []
-        threads = [
-            threading.Thread(target=lambda: found.append(server.ensure_database('Odd "name"').get_secret_value()))
-            for _ in range(4)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(found) == 4
-        assert {query(str(url), "SELECT current_database()") for url in found} == {'Odd "name"'}
+        url = server.url('Odd "name"').get_secret_value()
+        in_threads([lambda: server.ensure_database('Odd "name"')] * 4)
+        assert query(url, "SELECT current_database()") == 'Odd "name"'
+        assert server.ensure_database('Odd "name"').get_secret_value() == url

@@ -173,9 +173,7 @@ class ClientLeads:
         """Somebody else changes a row, in one statement."""
         statement = sql.SQL("UPDATE {} SET {} WHERE {}::text = %s").format(
             self._table(),
-            sql.SQL(", ").join(
-                sql.SQL("{} = %s").format(sql.Identifier(self.actual(name))) for name in values
-            ),
+            sql.SQL(", ").join(sql.SQL("{} = %s").format(sql.Identifier(self.actual(name))) for name in values),
             sql.Identifier(self.actual("id")),
         )
         self.execute(statement, (*values.values(), str(row_id)))

@@ -167,23 +167,23 @@ def test_two_plan_rows_for_one_record_make_one_update_and_one_conflict(leads: Cl
     assert sorted(leads.outcomes(run_id), key=str) == [APPLIED, STALE]
 
 
-def test_a_row_whose_key_a_trigger_spells_anew_is_journalled_as_applied(leads: ClientLeads) -> None:
-    leads.execute(
+def test_a_row_whose_key_a_trigger_spells_anew_is_journalled_as_applied(own_leads: ClientLeads) -> None:
+    own_leads.execute(
         "CREATE FUNCTION tidy() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN NEW.lead_email := lower(NEW.lead_email); RETURN NEW; END $$"
     )
-    leads.execute("CREATE TRIGGER tidy BEFORE INSERT ON client_leads FOR EACH ROW EXECUTE FUNCTION tidy()")
+    own_leads.execute("CREATE TRIGGER tidy BEFORE INSERT ON client_leads FOR EACH ROW EXECUTE FUNCTION tidy()")
 
-    run_id = leads.planned_and_loaded([create(1)])
+    run_id = own_leads.planned_and_loaded([create(1)])
 
-    assert [row["lead_email"] for row in leads.rows()] == ["lead1@example.com"]
-    assert leads.outcomes(run_id) == [APPLIED]
-    assert leads.undo(run_id) == {None: 1}
-    assert leads.rows() == []
+    assert [row["lead_email"] for row in own_leads.rows()] == ["lead1@example.com"]
+    assert own_leads.outcomes(run_id) == [APPLIED]
+    assert own_leads.undo(run_id) == {None: 1}
+    assert own_leads.rows() == []
 
 
-def test_a_row_that_a_trigger_swallows_is_a_conflict(leads: ClientLeads) -> None:
-    leads.execute("CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$")
-    leads.execute("CREATE TRIGGER swallow BEFORE INSERT ON client_leads FOR EACH ROW EXECUTE FUNCTION swallow()")
-    run_id = leads.planned_and_loaded([create(1)])
-    assert (leads.outcomes(run_id), leads.rows()) == ([STALE], [])
+def test_a_row_that_a_trigger_swallows_is_a_conflict(own_leads: ClientLeads) -> None:
+    own_leads.execute("CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$")
+    own_leads.execute("CREATE TRIGGER swallow BEFORE INSERT ON client_leads FOR EACH ROW EXECUTE FUNCTION swallow()")
+    run_id = own_leads.planned_and_loaded([create(1)])
+    assert (own_leads.outcomes(run_id), own_leads.rows()) == ([STALE], [])
