@@ -88,8 +88,6 @@ class AdvisoryLocks:
             for connection in connections.values():
                 if not self._per_transaction:
                     _unlock_all(connection)
-                # Not back into the pool: a connection that could not be asked keeps its locks until it is closed.
-                connection.invalidate()
                 connection.close()
             self._held.clear()
             self._shared = None

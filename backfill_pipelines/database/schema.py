@@ -26,15 +26,23 @@ def upgrade_schema(engine: Engine) -> None:
     """Apply the migrations that are missing.
 
     Safe from several processes at once (an advisory lock in the same transaction) and cheap when there is nothing to
-    do (one query). Raises `ConfigurationError("schema_not_writable")` where the role may not create the schema.
+    do (one query). Raises `ConfigurationError`: `schema_not_writable` where the role may not create the schema,
+    `schema_too_new` where a later version of this package has changed it already.
     """
     configuration = Config()
     configuration.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    newest = ScriptDirectory.from_config(configuration).get_current_head()
+    scripts = ScriptDirectory.from_config(configuration)
     try:
         with engine.begin() as connection:
-            if _current_version(connection) == newest:
+            current = _current_version(connection)
+            if current == scripts.get_current_head():
                 return
+            if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
+                raise ConfigurationError(
+                    "schema_too_new",
+                    "A later version of backfill_pipelines has changed the schema backfill of DATABASE_URL; "
+                    "install that version here too.",
+                )
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
             # IF NOT EXISTS would still ask for the right to create schemas where an administrator has made it for us.
             if connection.scalar(text("SELECT to_regnamespace(:name)"), {"name": SCHEMA}) is None:

@@ -330,7 +330,7 @@ def test_outcomes_add_to_a_plans_counts_without_changing_what_it_planned(
 
 def test_a_database_that_is_gone_stops_the_run_without_the_drivers_text(runtime: Runtime) -> None:
     broken: Engine = create_engine("postgresql+psycopg://nobody:secret-canary@127.0.0.1:1/none")
-    runtime.ledger._engine = broken  # noqa: SLF001 - the fault to inject: the ledger's own database
+    runtime.ledger._engine = broken
     with pytest.raises(TransientError) as raised:
         run(runtime, ScriptedBackfill(), dagster_run_id="b", root_run_id="a")
     assert raised.value.code == "database_unavailable"
