@@ -77,8 +77,17 @@ class TableShape:
 def read_table(connection: Connection, *, schema: str | None, name: str, columns: Mapping[str, str]) -> TableShape:
     """Read a table's shape; `columns` maps the logical names of the columns we need to the actual ones.
 
-    Raises `ConfigurationError`: `missing_table`, `missing_column`.
+    Raises `ConfigurationError`: `missing_table`, `missing_column`, `missing_privilege`.
     """
+    if schema is not None and connection.scalar(
+        text("SELECT NOT has_schema_privilege(oid, 'USAGE') FROM pg_namespace WHERE nspname = :schema"),
+        {"schema": schema},
+    ):
+        raise ConfigurationError(
+            "missing_privilege",
+            f'The role of DATABASE_URL may not use the schema "{schema}"; '
+            f'as its owner run: GRANT USAGE ON SCHEMA "{schema}" TO the role.',
+        )
     found = connection.execute(
         text(
             "SELECT c.oid, n.nspname, c.relname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
@@ -146,12 +155,12 @@ def require_access(connection: Connection, shape: TableShape, privileges: Sequen
             )
     if connection.scalar(text("SELECT row_security_active(to_regclass(:name))"), {"name": qualified}):
         commands = {_POLICY_COMMANDS[privilege] for privilege in privileges}
-        open_commands = _commands_with_open_policy(connection, qualified)
-        if "*" not in open_commands and not commands <= open_commands:
+        if not commands <= _commands_with_open_policy(connection, qualified):
             raise ConfigurationError(
                 "row_level_security",
-                f'Row-level security hides rows of "{shape.name}" from the role of DATABASE_URL; give the role BYPASSRLS '
-                "(Supabase: connect as postgres or service_role), or a policy USING (true) WITH CHECK (true) of its own.",
+                f'Row-level security hides rows of "{shape.name}" from the role of DATABASE_URL; give the role '
+                "BYPASSRLS (Supabase: connect as postgres or service_role), or a policy USING (true) WITH CHECK (true) "
+                "of its own.",
             )
 
 
@@ -178,7 +187,7 @@ _POLICY_COMMANDS = {"SELECT": "r", "INSERT": "a", "UPDATE": "w", "DELETE": "d"}
 
 
 def _commands_with_open_policy(connection: Connection, qualified: str) -> set[str]:
-    """The commands for which a permissive policy of this role lets every row pass, and no restrictive one narrows it."""
+    """The commands for which a permissive policy of this role lets every row pass and no restrictive one narrows it."""
     rows = connection.execute(
         text(
             "SELECT polcmd, polpermissive,"
@@ -189,14 +198,17 @@ def _commands_with_open_policy(connection: Connection, qualified: str) -> set[st
         ),
         {"name": qualified},
     ).all()
-    if any(not row.polpermissive and not row.is_open for row in rows):
-        return set()
-    return {_as_text(row.polcmd) for row in rows if row.polpermissive and row.is_open}
+    opened, narrowed = (
+        {command for row in rows if row.polpermissive is kind is row.is_open for command in _commands_of(row.polcmd)}
+        for kind in (True, False)
+    )
+    return opened - narrowed
 
 
-def _as_text(value: Any) -> str:
-    """Postgres' type "char" comes as bytes."""
-    return value.decode() if isinstance(value, bytes) else str(value)
+def _commands_of(command: Any) -> set[str]:
+    """The commands that a policy is for; Postgres' type "char" comes as bytes."""
+    name = command.decode() if isinstance(command, bytes) else str(command)
+    return set(_POLICY_COMMANDS.values()) if name == "*" else {name}
 
 
 def _unique_keys(connection: Connection, oid: int) -> list[UniqueKey]:

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, Engine, Row, delete, insert, select, update
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from backfill_pipelines.database.tables import cursor, run
@@ -294,7 +295,7 @@ class Ledger:
 
     def newest_runs(self, backfill: str | None, *, limit: int = 200) -> list[Run]:
         """The newest run of each partition (of one backfill, or of all), newest first."""
-        newest = select(run).distinct(run.c.backfill, run.c.partition_key)
+        newest = select(run).ext(distinct_on(run.c.backfill, run.c.partition_key))
         if backfill is not None:
             newest = newest.where(run.c.backfill == backfill)
         newest = newest.order_by(run.c.backfill, run.c.partition_key, run.c.started_at.desc())
@@ -307,7 +308,7 @@ class Ledger:
         """The newest run with a verification, for each partition of a backfill."""
         statement = (
             select(run)
-            .distinct(run.c.partition_key)
+            .ext(distinct_on(run.c.partition_key))
             .where(run.c.backfill == backfill, run.c.verification.is_not(None))
             .order_by(run.c.partition_key, run.c.started_at.desc())
         )

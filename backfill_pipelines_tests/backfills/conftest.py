@@ -5,10 +5,12 @@ Belongs here: fixtures that several tests of `client_leads` use. Does not belong
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+import ssl
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 
+import httpx
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine
@@ -40,6 +42,17 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many attempts as ever, without the seconds between them."""
     monkeypatch.setattr(partition_run, "RETRY_DELAYS", (0.0, 0.0))
     monkeypatch.setattr(email_bison, "RetryPolicy", partial(RetryPolicy, base_seconds=0.001))
+
+
+@pytest.fixture(scope="session")
+def tls_context() -> Callable[[], ssl.SSLContext]:
+    return cache(httpx.create_ssl_context)
+
+
+@pytest.fixture(autouse=True)
+def one_tls_context(monkeypatch: pytest.MonkeyPatch, tls_context: Callable[[], ssl.SSLContext]) -> None:
+    """Reading the certificate authorities takes longer than a small client's whole run, and nothing here speaks TLS."""
+    monkeypatch.setattr(httpx, "create_ssl_context", tls_context)
 
 
 @pytest.fixture

@@ -53,6 +53,7 @@ def gate(engine: Engine, *, before: Literal["INSERT", "UPDATE", "DELETE"], of: s
     key = next(_KEYS)
     holder = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
     try:
+        holder.execute(text("SET application_name = 'gate'"))
         holder.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
         holder.execute(
             text(
@@ -66,5 +67,5 @@ def gate(engine: Engine, *, before: Literal["INSERT", "UPDATE", "DELETE"], of: s
         )
         yield Gate(key=key, _engine=engine, _holder=holder)
     finally:
-        holder.execute(text("SELECT pg_advisory_unlock_all()"))
+        holder.invalidate()  # its end opens the gate, even where the server is gone
         holder.close()
