@@ -198,11 +198,9 @@ def _commands_with_open_policy(connection: Connection, qualified: str) -> set[st
         ),
         {"name": qualified},
     ).all()
-    opened, narrowed = (
-        {command for row in rows if row.polpermissive is kind is row.is_open for command in _commands_of(row.polcmd)}
-        for kind in (True, False)
-    )
-    return opened - narrowed
+    opened = [row.polcmd for row in rows if row.polpermissive and row.is_open]
+    narrowed = [row.polcmd for row in rows if not row.polpermissive and not row.is_open]
+    return set().union(*map(_commands_of, opened)) - set().union(*map(_commands_of, narrowed))
 
 
 def _commands_of(command: Any) -> set[str]:

@@ -105,24 +105,23 @@ async def _opened(runtime: Runtime, backfill: Backfill, request: Request, *, ste
     if steps.load and not steps.plan:
         try:
             run = await asyncio.to_thread(ledger.open_newest_plan, request, now=now)
-        except BackfillError as error:
+        except BackfillError as refusal:
             run = await asyncio.to_thread(ledger.open_side_run, request, now=now)
-            return await asyncio.to_thread(ledger.fail, run, error, now=now)
-        executed_before = 0
+            return await asyncio.to_thread(ledger.fail, run, refusal, now=now)
+        # Each time it is asked for, so many more rows of the plan.
+        executed_before = await asyncio.to_thread(_executed, runtime, run)
     else:
         run = await asyncio.to_thread(ledger.open_run, request, now=now)
-        executed_before = await asyncio.to_thread(_executed, runtime, run)
+        executed_before = 0
     scope = runtime.scope(backfill, request.partition_key, options=options, run_id=run.id)
-    error = await guarded(
+    failure = await guarded(
         lambda: _steps(runtime, backfill, scope, run, steps=steps, executed_before=executed_before), scope=scope
     )
     await asyncio.to_thread(_record_counts, runtime, scope, run)
-    finish = (
-        (lambda: ledger.succeed(run, now=datetime.now(UTC), keep_extraction=not steps.plan and not steps.load))
-        if error is None
-        else (lambda: ledger.fail(run, error, now=datetime.now(UTC)))
-    )
-    return await asyncio.to_thread(finish)
+    if failure is not None:
+        return await asyncio.to_thread(ledger.fail, run, failure, now=datetime.now(UTC))
+    only_extracted = not steps.plan and not steps.load
+    return await asyncio.to_thread(ledger.succeed, run, now=datetime.now(UTC), keep_extraction=only_extracted)
 
 
 async def guarded(work: Callable[[], Awaitable[None]], *, scope: Scope) -> BackfillError | None:
@@ -182,12 +181,19 @@ async def _steps(
             await asyncio.to_thread(_plan, runtime, backfill, scope)
     if steps.load:
         scope.require_lock()
-        limit = scope.options.max_records
-        await load(runtime, backfill, scope, limit=None if limit is None else max(0, limit - executed_before))
+        await load(runtime, backfill, scope, limit=await _limit(runtime, scope, run, executed_before=executed_before))
         if steps.plan:
             scope.report("verify", 0, None)
             reconciliation = await asyncio.to_thread(backfill.verify, scope)
             await asyncio.to_thread(runtime.ledger.record, run.id, verification=as_json(reconciliation))
+
+
+async def _limit(runtime: Runtime, scope: Scope, run: Run, *, executed_before: int) -> int | None:
+    """How many rows may still be loaded: what an interrupted run, or an attempt before this one, has loaded counts."""
+    if scope.options.max_records is None:
+        return None
+    executed = await asyncio.to_thread(_executed, runtime, run)
+    return max(0, scope.options.max_records - (executed - executed_before))
 
 
 def as_json(reconciliation: Reconciliation) -> dict[str, Any]:

@@ -335,3 +335,21 @@ def test_a_database_that_is_gone_stops_the_run_without_the_drivers_text(runtime:
         run(runtime, ScriptedBackfill(), dagster_run_id="b", root_run_id="a")
     assert raised.value.code == "database_unavailable"
     assert "secret-canary" not in str(raised.value)
+
+
+def test_max_records_counts_what_an_attempt_before_had_loaded(runtime: Runtime) -> None:
+    attempts = iter([None, TransientError("target_busy", "Locked.")])
+
+    def fail_once() -> None:
+        if error := next(attempts, None):
+            raise error
+
+    done = run(runtime, ScriptedBackfill(before_batch=fail_once), options=RunOptions(max_records=4))
+    assert (done.state, done.counts["applied"]) == (State.SUCCEEDED, 4)
+
+
+def test_max_records_with_the_target_alone_loads_so_many_more_each_time(runtime: Runtime) -> None:
+    run(runtime, ScriptedBackfill(), steps=DRY)
+    only_load, options = Steps(extract=False, plan=False), RunOptions(max_records=2)
+    assert run(runtime, ScriptedBackfill(), steps=only_load, options=options).counts["applied"] == 2
+    assert run(runtime, ScriptedBackfill(), steps=only_load, options=options).counts["applied"] == 4
