@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import dagster_postgres.utils
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine
@@ -36,6 +37,7 @@ from backfill_pipelines.sandbox.email_bison import EmailBisonSandbox
 from backfill_pipelines.sandbox.faults import Trigger
 from backfill_pipelines.sandbox.server import SandboxServer
 from backfill_pipelines_tests.backfills.agency import Agency, Edit
+from backfill_pipelines_tests.terminal import Terminal, take_over
 
 LONG_ENOUGH = 60.0
 """Seconds after which what a test waits for will not come any more."""
@@ -148,13 +150,15 @@ class Installation:
         self.check(outcome, as_json="--json" in arguments)
         return outcome
 
-    def start(self, *arguments: str, variation: Variation | None = None, **environ: str) -> RunningCommand:
-        """Call the command in a process of its own."""
+    def start(
+        self, *arguments: str, variation: Variation | None = None, at: Terminal | None = None
+    ) -> RunningCommand:
+        """Call the command in a process of its own, `at` a terminal or with its streams in files."""
         output = self.folder / "output" / str(len(self.started))
         output.mkdir(parents=True)
         process = _CONTEXT.Process(
             target=_call,
-            args=(arguments, {**self.environ, **environ}, self.folder, output, variation or Variation()),
+            args=(arguments, self.environ, self.folder, output if at is None else at.path, variation or Variation()),
             daemon=True,
         )
         process.start()
@@ -216,8 +220,8 @@ def wait_until(reached: Callable[[], bool]) -> None:
 @contextmanager
 def _as_a_user(arguments: tuple[str, ...], environ: Mapping[str, str], folder: Path) -> Iterator[None]:
     """This process as the user's shell would have started it; what the command changes is put back."""
-    package = logging.getLogger("backfill_pipelines")
-    before = (package.handlers[:], package.propagate, package.level)
+    package, root = logging.getLogger("backfill_pipelines"), logging.getLogger()
+    before = (package.handlers[:], package.propagate, package.level, root.level)
     here = Path.cwd()
     os.chdir(folder)
     try:
@@ -225,20 +229,27 @@ def _as_a_user(arguments: tuple[str, ...], environ: Mapping[str, str], folder: P
             yield
     finally:
         os.chdir(here)
-        package.handlers[:], package.propagate, package.level = before
+        package.handlers[:], package.propagate, package.level, root.level = before
 
 
 def _call(
-    arguments: tuple[str, ...], environ: Mapping[str, str], folder: Path, output: Path, variation: Variation
+    arguments: tuple[str, ...], environ: Mapping[str, str], folder: Path, output: Path | str, variation: Variation
 ) -> None:
     """The body of a process of its own: standard streams, environment and folder as a shell would set them."""
     os.setsid()
-    for descriptor, name in ((1, "stdout"), (2, "stderr")):
-        opened = os.open(output / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.dup2(opened, descriptor)
-        os.close(opened)
-    sys.stderr.reconfigure(line_buffering=True)  # type: ignore[union-attr] # a real stream, not a captured one
-    partition_run.RETRY_DELAYS = variation.retry_delays  # type: ignore[assignment] # fewer seconds, as many attempts
+    if isinstance(output, str):
+        take_over(output)
+        sys.stdin = open(0, encoding="utf-8", closefd=False)
+    else:
+        for descriptor, name in ((1, "stdout"), (2, "stderr")):
+            opened = os.open(output / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            os.dup2(opened, descriptor)
+            os.close(opened)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr] # real streams, not captured ones
+    # As many attempts as ever, in fewer seconds.
+    partition_run.RETRY_DELAYS = variation.retry_delays  # type: ignore[assignment]
+    dagster_postgres.utils.calculate_delay = lambda **_: 0.01
     if variation.batch_rows is not None:
         usual, rows = ClientLeads.target, variation.batch_rows
         ClientLeads.target = lambda *given: replace(usual(*given), batch_rows=rows)  # type: ignore[method-assign]

@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from backfill_pipelines.errors import BackfillError
+from backfill_pipelines.errors import BackfillError, ErrorCategory
 
 FAILED = 1
 DRY_RUN_FOUND_CHANGES = 2
@@ -26,6 +26,8 @@ _USAGE_ERRORS: Any = typer.BadParameter.__bases__
 
 class UsageError(BackfillError):
     """The command was called in a way it cannot work with."""
+
+    category = ErrorCategory.CONFIGURATION
 
 
 def report_failure(error: Exception, *, as_json: bool) -> int:
@@ -41,9 +43,8 @@ def report_failure(error: Exception, *, as_json: bool) -> int:
 def explained(error: Exception) -> tuple[int, str, str]:
     """The exit code, the error code and the sentence of whatever ended a command.
 
-    A `BackfillError` is free of values by its contract, and nothing of the command ran: a matter of configuration or
-    usage. Of an exception that nobody foresaw only the type and the place are told: its text may quote what it failed
-    on.
+    A `BackfillError` is free of values by its contract. Of an exception that nobody foresaw only the type and the place
+    are told: its text may quote what it failed on.
     """
     if isinstance(error, _USAGE_ERRORS):
         return USAGE_OR_CONFIGURATION, "usage", _usage(error)
@@ -55,7 +56,8 @@ def explained(error: Exception) -> tuple[int, str, str]:
     if isinstance(error, FileNotFoundError):
         return USAGE_OR_CONFIGURATION, "no_current_folder", "The current folder does not exist any more; go to another."
     if isinstance(error, BackfillError):
-        return USAGE_OR_CONFIGURATION, error.code, error.message
+        passing = error.category is ErrorCategory.TRANSIENT
+        return FAILED if passing else USAGE_OR_CONFIGURATION, error.code, error.message
     from backfill_pipelines.engine.partition_run import as_backfill_error
 
     known = as_backfill_error(error)

@@ -17,5 +17,7 @@ def configure_logs(*, verbose: bool) -> None:
     package.handlers[:] = [handler]
     package.propagate = False
     package.setLevel(logging.INFO if verbose else logging.WARNING)
+    # Dagster's storage warns through the root logger, with a driver's words about each connection that it tries again.
+    logging.getLogger().setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
     logging.getLogger("dagster").setLevel(logging.ERROR)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
+from dagster_postgres.utils import DagsterPostgresException
 from pydantic import ValidationError
 
 from backfill_pipelines.command_line.failures import (
@@ -45,7 +46,7 @@ from backfill_pipelines.engine.dagster_adapter import (
 from backfill_pipelines.engine.dagster_orphans import end_orphaned_runs, own_runs
 from backfill_pipelines.engine.ledger import Mode, Run, State
 from backfill_pipelines.engine.runtime import Runtime, open_runtime
-from backfill_pipelines.errors import ConfigurationError, ErrorCategory
+from backfill_pipelines.errors import ConfigurationError, ErrorCategory, TransientError
 
 _RUNS_AT_ONCE = 8
 
@@ -189,8 +190,15 @@ def execute(
         )
         return result.run_id
 
-    with ThreadPoolExecutor(_RUNS_AT_ONCE) as threads:
-        return list(threads.map(one, ranges(ordered, wanted=keys, size=batch_size)))
+    try:
+        with ThreadPoolExecutor(_RUNS_AT_ONCE) as threads:
+            return list(threads.map(one, ranges(ordered, wanted=keys, size=batch_size)))
+    except DagsterPostgresException:
+        raise TransientError(
+            "database_unavailable",
+            "The database of Dagster's runs went away; what is done stays done, and the same command again goes on "
+            "from there.",
+        ) from None
 
 
 def exit_code(runs: Sequence[Run], *, dry_run: bool) -> int:

@@ -136,6 +136,8 @@ class AdvisoryLocks:
 def _unlock_all(connection: Connection) -> None:
     """Unlock before closing: the server takes a moment to see that a connection is gone, and a run that starts in it
     would be refused."""
+    if connection.closed or connection.invalidated:
+        return
     try:
         connection.execute(text("SELECT pg_advisory_unlock_all()"))
     except DBAPIError:

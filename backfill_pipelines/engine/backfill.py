@@ -55,25 +55,26 @@ class SharedResources:
         A failure is told to everyone who waits and then forgotten, so that a retry makes it anew.
         """
         task = self._tasks.get(key)
-        if task is None:
-            task = asyncio.ensure_future(make())
-            self._tasks[key] = task
-        try:
-            # Shielded: one partition that is cancelled must not cancel what the others wait for.
-            return cast("_Resource", await asyncio.shield(task))
-        except BaseException:
-            if task.done() and (task.cancelled() or task.exception() is not None) and self._tasks.get(key) is task:
-                del self._tasks[key]
-            raise
+        if task is None or _failed(task):
+            task = self._tasks[key] = asyncio.ensure_future(make())
+        # Shielded: one partition that is cancelled must not cancel what the others wait for.
+        return cast("_Resource", await asyncio.shield(task))
 
     async def enter(self, context: AbstractAsyncContextManager[_Resource]) -> _Resource:
         """Open something that stays open until the process is done."""
         return await self._open.enter_async_context(context)
 
     async def close(self) -> None:
-        """Close what was opened, last one first."""
+        """Close what was opened, last one first; what is still being made is given up."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         self._tasks.clear()
         await self._open.aclose()
+
+
+def _failed(task: asyncio.Task[Any]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
 
 
 class Progress(Protocol):

@@ -17,6 +17,7 @@ from backfill_pipelines.engine.backfill import Backfill, RunOptions
 from backfill_pipelines.engine.dagster_orphans import end_orphaned_runs
 from backfill_pipelines.engine.ledger import Run, State
 from backfill_pipelines.engine.partition_run import Steps, run_partition
+from backfill_pipelines.engine.plan import Action
 from backfill_pipelines.engine.runtime import Runtime
 from backfill_pipelines.engine.verify import compare_partitions
 from backfill_pipelines.errors import BackfillError
@@ -27,6 +28,7 @@ OpenRuntime = Callable[[Callable[[str], None]], AbstractContextManager[Runtime]]
 Python loggers is per process and reconfigures all logging: two runs in one process deadlocked on it.)"""
 RANGE_START_TAG = "dagster/asset_partition_range_start"
 RANGE_END_TAG = "dagster/asset_partition_range_end"
+_RETRY_TAG = "dagster/is_resume_retry"
 _COUNTS = ("source", "create", "update", "skip", "conflict", "reject", "applied", "failed")
 _COMPARED = ("equal", "missing", "extra", "different", "explained")
 
@@ -98,14 +100,18 @@ def backfill_assets(
         options = backfill.options_model.model_validate(config.model_dump())
         selected = context.selected_asset_keys
         steps = Steps(extract=source in selected, plan=plan in selected, load=target in selected)
+        if steps.extract and steps.load and not steps.plan:
+            raise dg.Failure(
+                f"{source.to_user_string()} and {target.to_user_string()} are selected without the plan between them: "
+                "a load executes a plan, so select all three, or the target alone for the newest stored plan.",
+                allow_retries=False,
+            )
         runs: list[Run] = []
         with opened_runtime(open_runtime, context.log.info) as runtime:
             # Nothing is selected where somebody executes the check alone, and then there are no partitions either.
-            for run in _run_partitions(context, runtime, backfill, steps=steps, options=options) if selected else ():
-                runs.append(run)
-                yield from _materializations(run, backfill, selected)
-            if steps.load:
-                compare_partitions(runtime, backfill)
+            if selected:
+                runs = _run_partitions(context, runtime, backfill, steps=steps, options=options)
+            compare_partitions(runtime, backfill)
             if context.selected_asset_check_keys:
                 yield dg.AssetCheckResult(**check_outcome(runtime, backfill))
         _raise_for_failed(runs)
@@ -138,8 +144,13 @@ def _run_partitions(
     *,
     steps: Steps,
     options: RunOptions,
-) -> Iterator[Run]:
-    """Work the run's partitions side by side; yield each one the moment it is done."""
+) -> list[Run]:
+    """Work the run's partitions side by side; materialize each one the moment it is done.
+
+    With `log_event`, which stores the event at once. Yielding it would hand the thread to Dagster with all partitions
+    at work, and an end of the run that came just then would never reach them.
+    """
+    first_attempt = _first_attempt(context)
 
     async def one(partition_key: str) -> Run:
         async with runtime.places:
@@ -149,22 +160,37 @@ def _run_partitions(
                 partition_key,
                 steps=steps,
                 options=options,
-                dagster_run_id=context.run_id,
-                root_run_id=context.run.root_run_id or context.run_id,
+                dagster_run_id=context.run.run_id,
+                root_run_id=first_attempt,
             )
 
+    runs = []
     for run in runtime.run_all([one(key) for key in context.partition_keys]):
         context.log.info(summary(run))
-        yield run
+        for materialization in _materializations(run, backfill, context.selected_asset_keys):
+            context.log_event(materialization)
+        runs.append(run)
+    return runs
+
+
+def _first_attempt(context: dg.AssetExecutionContext) -> str:
+    """The id of the run whose retry this is, its own where it is none: what that has finished is not done again.
+
+    A run that somebody executes again from the start is no retry, though Dagster calls the same run its root.
+    """
+    run = context.run
+    while run.tags.get(_RETRY_TAG) == "true" and run.parent_run_id is not None:
+        parent = context.instance.get_run_by_id(run.parent_run_id)
+        if parent is None:
+            break
+        run = parent
+    return run.run_id
 
 
 def _materializations(
     run: Run, backfill: Backfill, selected: Collection[dg.AssetKey]
 ) -> Iterator[dg.AssetMaterialization]:
-    """What Dagster is told of a finished partition: source, plan, target, as a plan older than its target is stale.
-
-    Yield these: `log_event` keeps them in memory until the step ends, and a run that dies would have finished nothing.
-    """
+    """What Dagster is told of a partition. Source first: a target older than its plan is shown as out of date."""
     if run.state is State.SUCCEEDED:
         for key, shown in zip(asset_keys(backfill), metadata(run), strict=True):
             if key in selected:
@@ -180,7 +206,8 @@ def _raise_for_failed(runs: Sequence[Run]) -> None:
     if failed:
         raise dg.Failure(
             description=f"{len(failed)} of {len(runs)} partitions did not finish: "
-            + ", ".join(f"{run.partition_key} ({run.error_code})" for run in failed),
+            + ", ".join(f"{run.partition_key} ({run.error_code})" for run in failed)
+            + ".",
             metadata={run.partition_key: run.error_message or run.state for run in failed},
             allow_retries=False,
         )
@@ -188,7 +215,7 @@ def _raise_for_failed(runs: Sequence[Run]) -> None:
 
 def summary(run: Run) -> str:
     """One line about a partition's run: key, state, counts and codes."""
-    counts = ", ".join(f"{name} {count}" for name, count in run.counts.items() if count)
+    counts = ", ".join(f"{name} {run.counts[name]}" for name in (*_COUNTS, "undone") if run.counts.get(name))
     code = f" ({run.error_code}: {run.error_message})" if run.error_code else ""
     return f"{run.partition_key}: {run.state}{code}; {counts or 'nothing to do'}"
 
@@ -203,19 +230,21 @@ def metadata(run: Run) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     source = {"rows": counts["source"], **about}
     if run.details:
         source["details"] = dg.MetadataValue.json(dict(run.details))
-    planned = {
-        "plan_hash": run.plan_hash or "none",
-        "counts": dg.MetadataValue.md(_table("", counts)),
-        "reasons": dg.MetadataValue.md(_table("reason", run.reasons)),
+    about_plan = {"plan_hash": run.plan_hash or "none", "reasons": dg.MetadataValue.md(_table("reason", run.reasons))}
+    plan = {
+        "rows": counts["create"] + counts["update"],
+        **about,
+        "counts": dg.MetadataValue.md(_table("action", {action: counts[action] for action in Action})),
+        **about_plan,
     }
-    target: dict[str, Any] = {"rows": counts["applied"], **about, **planned}
+    target = {"rows": counts["applied"], **about, "counts": dg.MetadataValue.md(_table("", counts)), **about_plan}
     if run.verification is not None:
         figures = {name: run.verification[name] for name in _COMPARED}
         target["source vs target"] = dg.MetadataValue.md(
             _table("source vs target", {**figures, **run.verification["figures"]})
         )
         target["verified"] = bool(run.verification["passed"])
-    return source, {"rows": counts["create"] + counts["update"], **about, **planned}, target
+    return source, plan, target
 
 
 def _table(head: str, figures: Mapping[str, Any]) -> str:
@@ -246,7 +275,7 @@ def check_outcome(runtime: Runtime, backfill: Backfill) -> dict[str, Any]:
         "passed": not differing,
         "description": f"{len(compared) - len(differing)} of {len(compared)} partitions are equal.",
         "metadata": {
-            "differing": ", ".join(differing) or "none",
+            "partitions that differ": ", ".join(differing) or "none",
             **{name: sum(comparison[name] for comparison in compared.values()) for name in _COMPARED},
             "partitions": dg.MetadataValue.md(_comparison_table(compared)),
         },
@@ -271,7 +300,6 @@ def backfill_job(backfill: Backfill) -> Any:
     return dg.define_asset_job(
         job_name(backfill),
         selection=dg.AssetSelection.assets(*asset_keys(backfill)),
-        partitions_def=partitions_of(backfill),
         description=backfill.description,
     )
 

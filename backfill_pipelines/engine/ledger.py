@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Engine, Row, delete, insert, select, update
+from sqlalchemy import Connection, Engine, Row, delete, insert, select, text, update
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.dialects.postgresql import insert as upsert
 
@@ -89,6 +89,8 @@ class Request:
     dagster_run_id: str | None = None
     root_run_id: str | None = None
     fresh: bool = False
+    extracts: bool = True
+    """Whether it reads the source itself; else it plans from what an earlier run has landed."""
     options: Mapping[str, Any]
 
 
@@ -106,22 +108,35 @@ class Ledger:
         starts; half-done extractions are kept for it unless they are stale or the run before had come past them.
         """
         with self._engine.begin() as connection:
+            self._close_the_dead(connection, request, now=now)
             newest = self._newest(connection, request.backfill, request.partition_key)
-            if newest is not None and newest.state is State.RUNNING:
-                # We hold the lock, so whoever wrote that row is dead.
-                connection.execute(
-                    update(run).where(run.c.id == newest.id).values(state=State.INTERRUPTED, resumable=True)
-                )
-            if newest is not None and can_resume(newest, request, now=now):
+            resumed = newest is not None and can_resume(newest, request, now=now)
+            if newest is None or not (resumed or _leaves_an_extraction(newest, request)):
+                self._delete_cursors(connection, request)
+            elif newest.parked_until is None or newest.parked_until < now - STALE_AFTER:
+                self._delete_cursors(connection, request, older_than=now - STALE_AFTER)
+            if newest is not None and resumed:
                 return self._resume(connection, newest, request)
-            keep_cursors = (
-                newest is not None
-                and not request.fresh
-                and (newest.resumable or newest.state is State.RUNNING)
-                and newest.planned_at is None
-            )
-            self._delete_cursors(connection, request, older_than=now - STALE_AFTER if keep_cursors else None)
             return self._insert(connection, request, now=now)
+
+    def _close_the_dead(self, connection: Connection, request: Request, *, now: datetime) -> None:
+        """Close the rows of the partition that look at work: we hold its lock, so whoever wrote them is dead."""
+        connection.execute(
+            update(run)
+            .where(
+                run.c.backfill == request.backfill,
+                run.c.partition_key == request.partition_key,
+                run.c.state == State.RUNNING,
+            )
+            .values(
+                state=State.INTERRUPTED,
+                resumable=run.c.mode.in_([Mode.PLAN, Mode.LOAD]),
+                finished_at=now,
+                error_code="process_died",
+                error_category=ErrorCategory.INTERRUPTED,
+                error_message="The process ended before the run did; run again to go on from there.",
+            )
+        )
 
     def open_newest_plan(self, request: Request, *, now: datetime) -> Run:
         """Take up the newest stored plan of the partition to load it.
@@ -129,19 +144,22 @@ class Ledger:
         Raises `ConfigurationError`: `no_plan` where there is none, `plan_too_old` past 24 hours.
         """
         with self._engine.begin() as connection:
+            self._close_the_dead(connection, request, now=now)
             newest = connection.execute(
                 _of_partition(request.backfill, request.partition_key).where(run.c.plan_hash.is_not(None)).limit(1)
             ).one_or_none()
             if newest is None:
                 raise ConfigurationError(
                     "no_plan",
-                    f"There is no stored plan of {request.backfill} for {request.partition_key}; run extract and plan first.",
+                    f"There is no stored plan of {request.backfill} for {request.partition_key}; "
+                    "run extract and plan first.",
                 )
             found = _to_run(newest)
             if found.planned_at is None or now - found.planned_at > STALE_AFTER:
                 raise ConfigurationError(
                     "plan_too_old",
-                    f"The newest plan of {request.backfill} for {request.partition_key} is older than 24 hours; plan again.",
+                    f"The newest plan of {request.backfill} for {request.partition_key} is older than 24 hours; "
+                    "plan again.",
                 )
             return self._resume(connection, found, request)
 
@@ -186,13 +204,18 @@ class Ledger:
         return _to_run(row)
 
     def open_side_run(self, request: Request, *, now: datetime, undoes: UUID | None = None) -> Run:
-        """Start a run that neither resumes another nor is resumed: an undo or a verification."""
+        """Start a run that neither resumes another nor is resumed: an undo or a verification.
+
+        Call it only while holding the partition's lock.
+        """
         with self._engine.begin() as connection:
+            self._close_the_dead(connection, request, now=now)
             return self._insert(connection, request, now=now, undoes=undoes)
 
     def open_verification(self, request: Request, *, now: datetime) -> Run:
         """Start a verification; it extracts anew, whatever an interrupted run had landed."""
         with self._engine.begin() as connection:
+            self._close_the_dead(connection, request, now=now)
             self._delete_cursors(connection, request)
             return self._insert(connection, request, now=now)
 
@@ -304,6 +327,17 @@ class Ledger:
             rows = connection.execute(select(alias).order_by(alias.c.started_at.desc()).limit(limit))
             return [_to_run(row) for row in rows]
 
+    def newest_figures(self, backfill: str) -> list[Run]:
+        """The newest run with figures of its source (`details`), for each partition of a backfill: failed ones too."""
+        statement = (
+            select(run)
+            .ext(distinct_on(run.c.partition_key))
+            .where(run.c.backfill == backfill, run.c.details != text("'{}'::jsonb"))
+            .order_by(run.c.partition_key, run.c.started_at.desc())
+        )
+        with self._engine.connect() as connection:
+            return [_to_run(row) for row in connection.execute(statement)]
+
     def newest_verifications(self, backfill: str) -> list[Run]:
         """The newest run with a verification, for each partition of a backfill."""
         statement = (
@@ -338,6 +372,14 @@ def can_resume(newest: Run, request: Request, *, now: datetime) -> bool:
     if not (newest.resumable or newest.state is State.RUNNING):
         return False
     return newest.planned_at is None or now - newest.planned_at <= STALE_AFTER
+
+
+def _leaves_an_extraction(newest: Run, request: Request) -> bool:
+    """Whether the newest run of a partition, not gone on with, has landed what a request may start from."""
+    if request.fresh or newest.planned_at is not None:
+        return False
+    only_extracted = newest.state is State.SUCCEEDED and not request.extracts
+    return newest.resumable or newest.state is State.RUNNING or only_extracted
 
 
 def read_cursor(connection: Connection, *, backfill: str, partition_key: str, stream: str) -> dict[str, Any] | None:

@@ -13,10 +13,13 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import psycopg
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from backfill_pipelines.engine.backfill import Backfill, Reconciliation, RunOptions, Scope
 from backfill_pipelines.engine.journal import ChangeState, executed_count, outcome_counts
@@ -24,7 +27,7 @@ from backfill_pipelines.engine.ledger import Mode, Request, Run
 from backfill_pipelines.engine.plan import Action, store_plan
 from backfill_pipelines.engine.record_by_record import RecordLoad, RecordTarget
 from backfill_pipelines.engine.runtime import Runtime, lock_name
-from backfill_pipelines.engine.set_based import load_set_based, sqlstate_of
+from backfill_pipelines.engine.set_based import is_unavailable, load_set_based, sqlstate_of
 from backfill_pipelines.errors import BackfillError, ErrorCategory, RefusedError, TransientError
 
 _log = logging.getLogger(__name__)
@@ -34,6 +37,7 @@ RETRY_DELAYS = (2.0, 10.0)
 retried each call for about a minute; this is for what takes a little longer, such as a database that restarts."""
 
 _ANALYZE_ABOVE = 10_000
+_PACKAGE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,7 @@ async def run_partition(
         dagster_run_id=dagster_run_id,
         root_run_id=root_run_id,
         fresh=options.fresh,
+        extracts=steps.extract,
         options=options.model_dump(mode="json", exclude_defaults=True),
     )
     try:
@@ -148,20 +153,24 @@ def as_backfill_error(caught: Exception) -> BackfillError:
     """Give any failure a code and a sentence without values: a driver's text quotes the row it failed on."""
     if isinstance(caught, BackfillError):
         return caught
-    if isinstance(caught, DBAPIError):
-        sqlstate = sqlstate_of(caught)
-        if caught.connection_invalidated or not sqlstate or sqlstate.startswith(("08", "53", "57")):
+    if isinstance(caught, (DBAPIError, psycopg.Error)):
+        sqlstate = sqlstate_of(caught) or "none"
+        if is_unavailable(caught):
             return TransientError(
-                "database_unavailable", f"The database went away (SQLSTATE {sqlstate or 'none'}); run again to go on."
+                "database_unavailable", f"The database went away (SQLSTATE {sqlstate}); run again to go on."
             )
         return _internal(caught, f"the database refused a statement of ours (SQLSTATE {sqlstate})")
+    if isinstance(caught, PoolTimeoutError):
+        return TransientError(
+            "database_unavailable", "All connections to the database were busy for too long; run again to go on."
+        )
     return _internal(caught, type(caught).__name__)
 
 
 def _internal(caught: Exception, what: str) -> BackfillError:
     frames = traceback.extract_tb(caught.__traceback__)
-    ours = [frame for frame in frames if "backfill_pipelines" in frame.filename] or list(frames)
-    place = f"{ours[-1].filename.rpartition('backfill_pipelines/')[2]}:{ours[-1].lineno}" if ours else "unknown place"
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(_PACKAGE)]
+    place = f"{Path(ours[-1].filename).relative_to(_PACKAGE)}:{ours[-1].lineno}" if ours else "unknown place"
     error = BackfillError(
         "internal_error", f"A defect of backfill_pipelines: {what} at {place}; please report it with this line."
     )

@@ -142,15 +142,24 @@ class RecordLoad:
     ) -> set[int]:
         """Do the work side by side, journal every outcome, return the rows whose outcome is unknown.
 
-        Outcomes are journalled even when one batch raises; the first such error is raised afterwards.
+        Where one batch raises, those under way are journalled all the same and no other is begun; then it is raised.
         """
         places = asyncio.Semaphore(self.target.concurrency)
+        failed = asyncio.Event()
 
         async def one(batch: Sequence[Change]) -> set[int]:
             async with places:
-                outcomes = await work(batch)
-            await self._journal([outcome for outcome in outcomes if outcome.error_code != UNKNOWN])
-            return {outcome.seq for outcome in outcomes if outcome.error_code == UNKNOWN}
+                if failed.is_set():
+                    return set()
+                try:
+                    outcomes = await work(batch)
+                except BaseException:
+                    failed.set()
+                    raise
+            known = [outcome for outcome in outcomes if outcome.error_code != UNKNOWN]
+            await self._journal(known)
+            # A row of which the target says nothing is one whose reply is lost, too.
+            return {change.seq for change in batch} - {outcome.seq for outcome in known}
 
         size = self.target.batch_rows
         results = await asyncio.gather(

@@ -13,7 +13,7 @@ import queue
 import threading
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -112,16 +112,20 @@ class Runtime:
             raise
 
     def close(self) -> None:
-        """Close everything, in the reverse order of its opening."""
-        asyncio.run_coroutine_threadsafe(self.shared.close(), self._loop).result()
+        """Close everything, in the reverse order of its opening; also what is left after one cannot be closed."""
+        with ExitStack() as closing:
+            if self._location is not None:
+                closing.callback(self._location.close)
+            closing.callback(self.engine.dispose)
+            closing.callback(self.locks.close)
+            closing.callback(self._end_loop)
+            asyncio.run_coroutine_threadsafe(self.shared.close(), self._loop).result()
+
+    def _end_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._threads.shutdown()
         self._loop.close()
-        self.locks.close()
-        self.engine.dispose()
-        if self._location is not None:
-            self._location.close()
 
     def __enter__(self) -> Runtime:
         return self
@@ -171,11 +175,11 @@ def open_database(
 
 def _open_engine(environ: Mapping[str, str], current_folder: Path) -> tuple[DatabaseLocation, Engine]:
     location = DatabaseLocation.resolve(environ, current_folder)
-    try:
+    with ExitStack() as opened:
+        opened.callback(location.close)
         engine = create_database_engine(location.database_url)
+        opened.callback(engine.dispose)
         check_reachable(engine)
         upgrade_schema(engine)
-    except BaseException:
-        location.close()
-        raise
+        opened.pop_all()
     return location, engine

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from backfill_pipelines.engine.backfill import Backfill, RunOptions, Scope
+from backfill_pipelines.engine.journal import ChangeState, outcome_counts
 from backfill_pipelines.engine.ledger import Mode, Request, Run
 from backfill_pipelines.engine.partition_run import guarded, holding_partition
 from backfill_pipelines.engine.record_by_record import RecordLoad, RecordTarget
@@ -71,12 +72,19 @@ async def undo_run(
 
     async def work() -> Run:
         opened = await asyncio.to_thread(runtime.ledger.open_side_run, request, now=datetime.now(UTC), undoes=run.id)
+        undone_before = await asyncio.to_thread(_undone, runtime, run.id)
+        if not dry_run:
+            # Half of it taken back, it is no run to go on with: the next one plans anew.
+            await asyncio.to_thread(runtime.ledger.record, run.id, resumable=False)
         scope = runtime.scope(backfill, run.partition_key, options=RunOptions(), run_id=run.id)
 
         async def steps() -> None:
             codes.update(await _undo(runtime, backfill, scope, dry_run=dry_run))
 
         error = await guarded(steps, scope=scope)
+        if not dry_run:
+            # Of an undo that was interrupted, or tried again, only the journal knows all of it.
+            codes[None] = await asyncio.to_thread(_undone, runtime, run.id) - undone_before
         counts, reasons = _counts(codes)
         await asyncio.to_thread(runtime.ledger.record, opened.id, counts=counts, reasons=reasons)
         now = datetime.now(UTC)
@@ -109,6 +117,12 @@ async def _undo(runtime: Runtime, backfill: Backfill, scope: Scope, *, dry_run: 
         safe_point=scope.safe_point,
         progress=progress,
     )
+
+
+def _undone(runtime: Runtime, run_id: UUID) -> int:
+    with runtime.engine.connect() as connection:
+        states, _ = outcome_counts(connection, run_id)
+    return states.get(ChangeState.UNDONE, 0)
 
 
 def _counts(codes: Counter[str | None]) -> tuple[dict[str, int], dict[str, int]]:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 
-from backfill_pipelines.engine.backfill import Backfill
+from backfill_pipelines.engine.backfill import Backfill, Reconciliation
 from backfill_pipelines.engine.ledger import Mode, Request, Run
 from backfill_pipelines.engine.partition_run import as_json, guarded, holding_partition
 from backfill_pipelines.engine.runtime import Runtime
+
+
+NOT_COMPARED = Reconciliation(equal=0, missing=0, extra=0, different=0, passed=False)
 
 
 async def verify_partition(
@@ -59,10 +62,11 @@ def compare_partitions(runtime: Runtime, backfill: Backfill) -> None:
     partitions at its end, and marks every one concerned with a warning and a failed comparison.
     """
     ledger = runtime.ledger
-    newest = ledger.newest_verifications(backfill.name)
+    newest = ledger.newest_figures(backfill.name)
+    by_key = {run.partition_key: run for run in newest}
     for partition_key, code in backfill.compare_partitions(newest).items():
-        run = next(run for run in newest if run.partition_key == partition_key)
-        if run.verification is not None and code not in run.warnings:
-            ledger.record(
-                run.id, warnings=sorted({*run.warnings, code}), verification={**run.verification, "passed": False}
-            )
+        run = by_key[partition_key]
+        if code not in run.warnings:
+            # A run that failed before it compared anything has a failed check all the same.
+            verification = {**(run.verification or as_json(NOT_COMPARED)), "passed": False}
+            ledger.record(run.id, warnings=sorted({*run.warnings, code}), verification=verification)

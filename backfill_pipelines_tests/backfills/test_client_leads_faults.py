@@ -12,20 +12,21 @@ from backfill_pipelines_tests.backfills.agency import AMBER, CAFE, DOVETAIL, Age
 Fault = dict[str, Any]
 
 
-@pytest.mark.parametrize("path", ["/replies", "/users", "/leads*"])
 @pytest.mark.parametrize(
-    "fault",
+    ("fault", "path"),
     [
-        {"kind": "status", "status": 500, "count": 2},
-        {"kind": "status", "status": 200, "count": 2},
-        {"kind": "reset", "count": 2},
-        {"kind": "truncated_json", "count": 2},
-        {"kind": "cut_body", "count": 2},
+        ({"kind": "status", "status": 500}, "/replies"),
+        ({"kind": "status", "status": 500}, "/users"),
+        ({"kind": "status", "status": 200}, "/replies"),
+        ({"kind": "reset"}, "/replies"),
+        ({"kind": "reset"}, "/leads*"),
+        ({"kind": "truncated_json"}, "/leads*"),
+        ({"kind": "cut_body"}, "/replies"),
     ],
-    ids=["500 in HTML", "200 in HTML", "reset", "truncated JSON", "cut body"],
+    ids=str,
 )
 def test_a_fault_that_passes_is_not_seen_in_the_result(agency: Agency, fault: Fault, path: str) -> None:
-    agency.server.add_faults([{**fault, "workspace": DOVETAIL, "path": path}])
+    agency.server.add_faults([{**fault, "workspace": DOVETAIL, "path": path, "count": 2}])
     assert succeeded([agency.run(DOVETAIL)])
     assert sum(len(each.faults) for each in agency.server.requests) == 2
     assert agency.rows(DOVETAIL) == agency.oracle(DOVETAIL)

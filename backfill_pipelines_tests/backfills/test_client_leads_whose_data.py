@@ -291,6 +291,18 @@ def test_two_workspaces_with_one_total_and_one_newest_reply_are_both_marked(agen
     assert passed == {AMBER: False, CAFE: False, DOVETAIL: True, BIRCHWOOD: True}
 
 
+def test_a_client_that_was_stopped_and_the_one_that_has_its_rows_are_both_marked(agency: Agency) -> None:
+    mixed_up(agency)
+    assert agency.run(CAFE).error_code == "foreign_rows"
+    with agency.runtime() as runtime:
+        compare_partitions(runtime, BACKFILL)
+        marked = {run.partition_key: run for run in runtime.ledger.newest_verifications(BACKFILL.name)}
+    for key in (AMBER, CAFE):
+        assert "same_as_other_workspace" in marked[key].warnings
+        assert marked[key].verification is not None
+        assert marked[key].verification["passed"] is False
+
+
 def test_only_equal_figures_of_one_instance_are_suspicious_and_failed_runs_count_too(agency: Agency) -> None:
     run = agency.run(DOVETAIL)
     one, other = {"instance": "a", "source_total": 3, "newest_reply_id": 9}, {"instance": "b", "source_total": 3}

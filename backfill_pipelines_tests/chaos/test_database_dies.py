@@ -61,17 +61,23 @@ def test_the_embedded_servers_postmaster_is_killed_and_the_next_run_goes_on(
     check_as_if_undisturbed(self_contained, done, undisturbed)
 
 
-def test_a_run_whose_sessions_are_cut_goes_on_by_itself(installation: Installation, undisturbed: Rows) -> None:
-    """As a restart of a managed database, or its pooler, does."""
+def test_a_run_whose_sessions_are_cut_has_lost_its_lock_and_the_next_one_goes_on(
+    installation: Installation, undisturbed: Rows
+) -> None:
+    """As a restart of a managed database, or of its pooler, does it."""
     agency = installation.agency
     loaded = "(SELECT count(*) FROM client_leads) >= 10"
     with gate(agency.database, before="INSERT", of="client_leads", when=loaded) as shut:
         running = installation.start(*RUN, variation=Variation(batch_rows=5))
         shut.wait_until_reached()
-        shut.open()
         agency.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND application_name <> 'gate' AND pid <> pg_backend_pid()"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name <> 'gate' AND pid <> pg_backend_pid()"
         )
-        done = running.ended()
+        ended = running.ended()
+    stopped = ended.partitions[AMBER]
+    assert (ended.exit_code, stopped["state"], stopped["error_code"]) == (1, "failed", "lock_lost")
+    assert agency.written() == 10
+    done = installation(*RUN)
+    assert done.partitions[AMBER]["run_id"] == stopped["run_id"]
     check_as_if_undisturbed(installation, done, undisturbed)

@@ -6,13 +6,37 @@ import signal
 from typing import Any
 
 from backfill_pipelines_tests.backfills.agency import AMBER
-from backfill_pipelines_tests.chaos.aftermath import check_as_if_undisturbed, journal, ledger
+from backfill_pipelines_tests.chaos.aftermath import check_as_if_undisturbed, cursor, journal, ledger
 from backfill_pipelines_tests.chaos.gate import gate
-from backfill_pipelines_tests.installation import Installation, Variation
+from backfill_pipelines_tests.installation import Installation, Variation, wait_until
+from backfill_pipelines_tests.terminal import CTRL_C, terminal
 
 RUN = ("run", "client_leads", "--client", AMBER, "--json")
 STOPPING = "stopping at the next safe point; once more to end at once"
 Rows = list[dict[str, Any]]
+
+
+def test_ctrl_c_at_a_terminal_stops_at_a_safe_point_and_says_how_to_go_on(
+    installation: Installation, undisturbed: Rows
+) -> None:
+    agency = installation.agency
+    landed = "(SELECT count(*) FROM backfill.bison_reply) >= 30"
+    with gate(agency.database, before="INSERT", of="backfill.bison_reply", when=landed) as shut, terminal() as screen:
+        running = installation.start("run", "client_leads", "--client", AMBER, at=screen)
+        shut.wait_until_reached()
+        screen.press(CTRL_C)
+        wait_until(lambda: STOPPING in screen.shown())
+        shut.open()
+        assert running.ended().exit_code == 1
+    said = screen.shown()
+    assert "interrupted" in said
+    assert f"resume:  backfill run client_leads --client {AMBER}" in said
+    assert "Traceback" not in said
+    (stopped,) = ledger(agency)
+    assert (stopped["state"], cursor(agency, "replies")["page"]) == ("interrupted", 3)
+    done = installation(*RUN)
+    assert done.partitions[AMBER]["run_id"] == str(stopped["id"])
+    check_as_if_undisturbed(installation, done, undisturbed)
 
 
 def test_a_stop_during_the_load_keeps_whole_batches_and_the_next_run_loads_the_rest(

@@ -43,7 +43,7 @@ def connection(engine: sqlalchemy.Engine) -> Iterator[Connection]:
 
 
 def lead(number: int, **values: Any) -> dict[str, Any]:
-    row = dict.fromkeys(column.name for column in bison_lead.columns)
+    row = dict.fromkeys(str(column.name) for column in bison_lead.columns)
     return row | {"partition_key": "p", "lead_id": number, "known": True} | values
 
 
@@ -72,7 +72,9 @@ def test_text_that_can_be_stored_is_left_as_it_is(value: str) -> None:
 
 @given(value=ANY_TEXT)
 def test_only_what_cannot_be_stored_is_replaced(value: str) -> None:
-    expected = "".join("?" if "\ud800" <= character <= "\udfff" else character for character in value if character != "\x00")
+    expected = "".join(
+        "?" if "\ud800" <= character <= "\udfff" else character for character in value if character != "\x00"
+    )
     assert storable_text(value) == expected
 
 
@@ -151,7 +153,7 @@ def test_a_copy_whose_rows_end_in_an_error_leaves_nothing(engine: sqlalchemy.Eng
 
 def test_a_stream_yields_every_row_in_blocks(empty: Connection) -> None:
     names, blocks = stream_columns(
-        empty, sql.SQL("SELECT n, n % 7 AS rest FROM generate_series(1, %s) AS n ORDER BY n"), [25_000]
+        empty, sql.SQL("SELECT n, n %% 7 AS rest FROM generate_series(1, %s) AS n ORDER BY n"), [25_000]
     )
     sizes, last = [], None
     for block in blocks:

@@ -234,9 +234,7 @@ def test_a_required_column_that_nobody_fills_is_named(connection: Connection, co
 @pytest.mark.parametrize("missing", WRITES)
 def test_a_missing_privilege_is_named(connection: Connection, role: str, missing: str) -> None:
     others = ", ".join(privilege for privilege in WRITES if privilege != missing)
-    execute(
-        connection, "CREATE TABLE leads (id int)", f"GRANT {others} ON leads TO {role}", f"SET LOCAL ROLE {role}"
-    )
+    execute(connection, "CREATE TABLE leads (id int)", f"GRANT {others} ON leads TO {role}", f"SET LOCAL ROLE {role}")
     with pytest.raises(ConfigurationError) as caught:
         require_access(connection, shape(connection, "id"), WRITES)
     assert caught.value.code == "missing_privilege"

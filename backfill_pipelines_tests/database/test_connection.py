@@ -121,6 +121,13 @@ def test_the_engine_speaks_utc_even_where_the_server_does_not(database_url: Secr
     engine.dispose()
 
 
+def test_dagsters_driver_can_notify_on_the_embedded_server(database_url: SecretStr) -> None:
+    engine = sqlalchemy.create_engine(dagster_database_url(database_url.get_secret_value()))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("NOTIFY run_events, %s", ("1",))
+    engine.dispose()
+
+
 def test_the_engine_prepares_no_statement_on_the_server(database: sqlalchemy.Engine) -> None:
     with database.begin() as connection:
         for number in range(20):
@@ -157,7 +164,7 @@ def test_a_port_where_nothing_listens_is_named() -> None:
 
 
 def test_a_socket_folder_without_a_server_is_named(tmp_path: Path) -> None:
-    folder = tmp_path / "ssl certificate refused"
+    folder = tmp_path / "authentication failed"
     sentence = refuse(f"postgresql://{USER}:{SECRET}@/app?host={quote(str(folder))}").message
     assert f"Nothing answers at {folder}:5432" in sentence
 

@@ -151,12 +151,12 @@ def test_a_copied_data_folder_gets_a_server_of_its_own_while_the_original_runs(
 def test_the_record_of_the_original_is_not_believed_while_a_copys_own_server_begins(
     data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded_server, "START_SECONDS", 0.2)
     copy = ClusterFiles(tmp_path / "copy")
     shutil.copytree(data_folder, copy.data)
     copy.locks.mkdir()
     with EmbeddedServer.start(data_folder), copy.server_lock():
         shutil.copy(data_folder / "postmaster.pid", copy.data)
+        monkeypatch.setattr(embedded_server, "START_SECONDS", 0.2)
         with pytest.raises(TransientError) as waited:
             EmbeddedServer.start(copy.data)
     assert waited.value.code == "embedded_server_timeout"

@@ -150,9 +150,7 @@ def test_a_lock_whose_connection_was_cut_is_missed_and_can_be_taken_again(
     locks.require(NAME)
 
 
-def test_giving_back_a_lock_that_was_lost_unnoticed_is_no_error(
-    open_locks: Open, database: sqlalchemy.Engine
-) -> None:
+def test_giving_back_a_lock_that_was_lost_unnoticed_is_no_error(open_locks: Open, database: sqlalchemy.Engine) -> None:
     locks = open_locks()
     assert locks.try_acquire(NAME)
     cut_connections(database)

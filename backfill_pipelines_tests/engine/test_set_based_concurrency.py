@@ -25,9 +25,7 @@ def test_loads_and_other_writers_lose_nothing_to_each_other(leads: ClientLeads) 
     new_emails = [f"New{number}@example.com" for number in range(100, 140)]
     old_emails = [row["lead_email"] for row in existing]
     # The webhooks share no address, so that each knows what it has written last.
-    webhooks = [
-        Webhook(leads.engine, [*new_emails[part::8], *old_emails[part::8]], seed=part) for part in range(3)
-    ]
+    webhooks = [Webhook(leads.engine, [*new_emails[part::8], *old_emails[part::8]], seed=part) for part in range(3)]
     jobs = [BulkJob(leads.engine, old_emails, seed=10 + part) for part in range(2)]
     writers: list[Writer] = [*webhooks, *jobs]
 
@@ -54,10 +52,12 @@ def test_loads_and_other_writers_lose_nothing_to_each_other(leads: ClientLeads) 
 def wait_until_the_load_waits(leads: ClientLeads) -> None:
     """Until a session of this database waits for a lock of another."""
     wait_until(
-        lambda: leads.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )[0][0]
-        > 0
+        lambda: (
+            leads.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )[0][0]
+            > 0
+        )
     )
 
 
