@@ -9,12 +9,15 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Engine, text
 
+from backfill_pipelines.engine.ledger import STALE_AFTER
+
 _STATEMENTS = {
     # Without its values a change cannot be undone any more; what happened, to which row and when, stays.
     "change": (
         "UPDATE backfill.change AS c SET record_key = 'forgotten', before = NULL, after = NULL, fingerprint = NULL,"
         " error_code = 'forgotten'"
-        " FROM backfill.run AS r WHERE r.id = c.run_id AND r.started_at < :before AND c.record_key <> 'forgotten'"
+        " FROM backfill.run AS r WHERE r.id = c.run_id AND greatest(r.started_at, r.planned_at) < :before"
+        " AND c.record_key <> 'forgotten'"
     ),
     # The ids stay: that no other client's partition lands the same reply is checked against them.
     "bison_reply": (
@@ -30,11 +33,11 @@ _STATEMENTS = {
 
 
 def delete_personal_values(engine: Engine, *, older_than_days: int) -> dict[str, int]:
-    """Blank or delete what belongs to runs that started before; returns the number of rows by table.
+    """Blank or delete what belongs to runs that started, and planned, before; returns the number of rows by table.
 
-    A run whose values are forgotten can no longer be undone, and its plan no longer loaded.
+    A run whose values are forgotten can no longer be undone. A plan that may still be loaded is never forgotten.
     """
-    before = datetime.now(UTC) - timedelta(days=older_than_days)
+    before = datetime.now(UTC) - max(timedelta(days=older_than_days), STALE_AFTER)
     with engine.begin() as connection:
         return {
             table: connection.execute(text(statement), {"before": before}).rowcount
