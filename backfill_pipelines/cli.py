@@ -238,7 +238,7 @@ def main() -> None:
     _make_streams_usable()
     try:
         # Outside standalone mode the exit code of a command is what the call returns.
-        sys.exit(app(standalone_mode=False) or 0)
+        sys.exit(app(prog_name="backfill", standalone_mode=False) or 0)
     except Exception as error:  # noqa: BLE001 - the last place that can keep values from the terminal
         from backfill_pipelines.command_line.failures import report_failure
 

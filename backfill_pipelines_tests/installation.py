@@ -42,6 +42,10 @@ from backfill_pipelines_tests.terminal import Terminal, take_over
 LONG_ENOUGH = 60.0
 """Seconds after which what a test waits for will not come any more."""
 
+_TELLING = 8
+"""Characters from which on a text of the world stands in an output for no other reason than that it leaked."""
+_EVERYTHING_WRITTEN = "SELECT (SELECT coalesce(jsonb_agg(to_jsonb(t) ORDER BY id), '[]') FROM client_leads AS t) AS rows"
+
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
@@ -182,27 +186,33 @@ class Installation:
         """What holds for every call: no traceback, no value, no token, and one document where one was asked for."""
         everything = outcome.stdout + outcome.stderr
         assert "Traceback" not in everything
-        for secret in self.secrets():
-            assert secret not in everything
+        assert not {secret for secret in self.secrets() if secret in everything}
         if as_json:
             assert isinstance(outcome.document, dict)
-        if outcome.exit_code == 3:
-            last = outcome.stderr.strip().splitlines()[-1]
-            assert last.startswith("error: ") or as_json or "[" in everything
+
+    def refused(self, code: str, *arguments: str) -> str:
+        """Call the command, which must end with exit code 3, one sentence and nothing written; returns the sentence."""
+        before = self.agency.query(_EVERYTHING_WRITTEN)
+        outcome = self(*arguments)
+        told = [line for line in outcome.stderr.splitlines() if line.startswith("error: ")]
+        assert (outcome.exit_code, len(told)) == (3, 1), outcome
+        assert told[0].endswith(f" [{code}]")
+        assert outcome.stdout == "" or outcome.document["error_code"] == code
+        assert self.agency.query(_EVERYTHING_WRITTEN) == before
+        return told[0]
 
     def secrets(self) -> set[str]:
-        """Every token and every person's address of the world."""
+        """Every token and every value of a person in the world that cannot be mistaken for anything else."""
         world = self.agency.bison.state.world
         found = {token for each in world.instances for token in (each.admin_token, each.other_session_token)}
+        values: list[str | None] = []
         for _, workspace in world.all_workspaces():
             found.add(workspace.token)
-            found |= {lead.email.strip() for lead in workspace.leads if lead.email and "@" in lead.email}
-            found |= {
-                reply.from_email_address
-                for reply in workspace.replies
-                if reply.from_email_address and "@" in reply.from_email_address
-            }
-        return found
+            for lead in workspace.leads:
+                values += [lead.email, lead.company, *(value for _, value in lead.custom_variables)]
+            for reply in workspace.replies:
+                values += [reply.from_email_address, reply.from_name]
+        return found | {value.strip() for value in values if value is not None and len(value.strip()) >= _TELLING}
 
     def close(self) -> None:
         for each in self.started:
@@ -239,14 +249,15 @@ def _call(
     os.setsid()
     if isinstance(output, str):
         take_over(output)
-        sys.stdin = open(0, encoding="utf-8", closefd=False)
     else:
         for descriptor, name in ((1, "stdout"), (2, "stderr")):
             opened = os.open(output / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             os.dup2(opened, descriptor)
             os.close(opened)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr] # real streams, not captured ones
+    # Made anew: those of before remember what they were opened on.
+    sys.stdin = open(0, encoding="utf-8", closefd=False)
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False, buffering=1)
+    sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)
     # As many attempts as ever, in fewer seconds.
     partition_run.RETRY_DELAYS = variation.retry_delays  # type: ignore[assignment]
     dagster_postgres.utils.calculate_delay = lambda **_: 0.01

@@ -167,6 +167,32 @@ clients:
     assert len(load(tmp_path, text % 2).clients) == 2
 
 
+@pytest.mark.parametrize("second", ["${NAME}", "Kim Wallace", "' Kim Wallace '"])
+def test_two_clients_cannot_share_the_name_under_which_client_leads_keeps_their_rows(
+    tmp_path: Path, second: str
+) -> None:
+    text = f"""
+email_bison: {{main: {{base_url: https://a.example.com}}, second: {{base_url: https://b.example.com}}}}
+clients:
+- {{key: a, name: "${{NAME}}", email_bison: {{instance: main, workspace_id: 1}}}}
+- {{key: b, name: {second}, email_bison: {{instance: second, workspace_id: 1}}}}
+"""
+    with pytest.raises(ConfigurationError, match="line 5: name of client b is the name of client a too") as caught:
+        load(tmp_path, text, NAME="Kim Wallace")
+    assert caught.value.code == "duplicate_name"
+
+
+def test_clients_may_share_a_name_where_no_rows_are_kept_by_it(tmp_path: Path) -> None:
+    text = """
+email_bison: {main: {base_url: https://a.example.com}}
+clients:
+- {key: a, name: Kim Wallace, email_bison: {instance: main, workspace_id: 1}}
+- {key: b, name: Kim Wallace, leads: {client_id: "1"}}
+- {key: c, name: KIM WALLACE, email_bison: {instance: main, workspace_id: 2}}
+"""
+    assert len(load(tmp_path, text).clients) == 3
+
+
 @pytest.mark.parametrize("second", ["${LOCATION}", "here", "' here '"])
 def test_two_clients_cannot_share_a_location(tmp_path: Path, second: str) -> None:
     text = f"""

@@ -16,6 +16,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from pydantic import SecretStr
+
+from backfill_pipelines.database.connection import check_reachable, create_database_engine
 from backfill_pipelines.database.location import (
     DatabaseLocation,
     dagster_storage_url,
@@ -43,8 +46,10 @@ def dagster_environment() -> Iterator[None]:
         stack.callback(_restore_environment, before)
         location = DatabaseLocation.resolve(os.environ, folder)
         stack.callback(location.close)
-        if os.environ.get("DAGSTER_POSTGRES_URL", "").strip():
-            storage = os.environ["DAGSTER_POSTGRES_URL"]
+        given = os.environ.get("DAGSTER_POSTGRES_URL", "").strip()
+        if given:
+            _check_storage(given)
+            storage = given
         else:
             server = embedded_server(os.environ, folder)
             stack.callback(server.close)
@@ -54,6 +59,19 @@ def dagster_environment() -> Iterator[None]:
         os.environ.setdefault("DAGSTER_HOME", str(_dagster_home(folder)))
         os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
         yield
+
+
+def _check_storage(url: str) -> None:
+    """Look whether Dagster's own database answers; Dagster itself would try for 13 s and end in a stack trace."""
+    try:
+        engine = create_database_engine(SecretStr(url))
+        try:
+            check_reachable(engine)
+        finally:
+            engine.dispose()
+    except ConfigurationError as error:
+        message = error.message.replace("DATABASE_URL", "DAGSTER_POSTGRES_URL")
+        raise ConfigurationError(error.code, message) from None
 
 
 def _restore_environment(before: dict[str, str]) -> None:

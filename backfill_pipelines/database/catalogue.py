@@ -50,6 +50,8 @@ class TableShape:
     defaults: Mapping[str, str] = field(default_factory=dict)
     """Logical name to the SQL of the column's default, where it has one that an INSERT may also give itself."""
     dependents: Sequence[Dependent] = ()
+    all_columns: Sequence[str] = ()
+    """Actual names of every column of the table, sorted."""
 
     @property
     def table(self) -> sql.Identifier:
@@ -133,6 +135,7 @@ def read_table(connection: Connection, *, schema: str | None, name: str, columns
             logical: attributes[actual].preset for logical, actual in columns.items() if attributes[actual].preset
         },
         dependents=_dependents(connection, found.oid),
+        all_columns=sorted(attributes),
     )
 
 

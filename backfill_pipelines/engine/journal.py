@@ -1,7 +1,7 @@
 """The journal: what became of each row of a plan.
 
 Belongs here: reading the rows that are still to do and writing their outcomes into `backfill.change`. Does not belong
-here: doing them (`load.py`, `undo.py`).
+here: doing them (`set_based.py`, `record_by_record.py`).
 """
 
 from __future__ import annotations

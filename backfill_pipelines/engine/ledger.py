@@ -1,15 +1,14 @@
 """The ledger: which runs there were, in what state, and where an interrupted one goes on.
 
 Belongs here: reading and writing `backfill.run` and `backfill.cursor`. Does not belong here: the rows of a plan
-(`plan.py`), their execution (`load.py`), and anything of Dagster but its run ids, which are plain text here.
+(`plan.py`), their execution (`set_based.py`, `record_by_record.py`), when a run goes on with another (`runs.py`), and
+anything of Dagster but its run ids, which are plain text here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,80 +17,23 @@ from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from backfill_pipelines.database.tables import cursor, run
+from backfill_pipelines.engine.runs import STALE_AFTER, Mode, Request, Run, State, can_resume, leaves_an_extraction
 from backfill_pipelines.errors import BackfillError, ConfigurationError, ErrorCategory, ParkedError
 
-STALE_AFTER = timedelta(hours=24)
-"""A plan, or a half-done extraction, older than this is not trusted any more: the world has moved on."""
-
-
-class Mode(StrEnum):
-    """What a run does. A dry run is `plan`: extract and plan, nothing else."""
-
-    PLAN = "plan"
-    LOAD = "load"
-    UNDO = "undo"
-    VERIFY = "verify"
-
-
-class State(StrEnum):
-    """How a run stands."""
-
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    PARKED = "parked"
-    INTERRUPTED = "interrupted"
-    REFUSED = "refused"
-
+__all__ = [
+    "STALE_AFTER",
+    "Ledger",
+    "Mode",
+    "Request",
+    "Run",
+    "State",
+    "can_resume",
+    "read_cursor",
+    "write_cursor",
+]
 
 _RESUMABLE_CATEGORIES = (ErrorCategory.TRANSIENT, ErrorCategory.INTERRUPTED, ErrorCategory.PARKED)
 _STATE_OF_CATEGORY = {ErrorCategory.PARKED: State.PARKED, ErrorCategory.INTERRUPTED: State.INTERRUPTED}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A row of `backfill.run`."""
-
-    id: UUID
-    dagster_run_id: str | None
-    root_run_id: str | None
-    backfill: str
-    partition_key: str
-    mode: Mode
-    state: State
-    plan_hash: str | None
-    planned_counts: Mapping[str, int]
-    planned_reasons: Mapping[str, int]
-    counts: Mapping[str, int]
-    reasons: Mapping[str, int]
-    warnings: Sequence[str]
-    details: Mapping[str, Any]
-    verification: Mapping[str, Any] | None
-    options: Mapping[str, Any]
-    resumable: bool
-    started_at: datetime
-    planned_at: datetime | None
-    finished_at: datetime | None
-    parked_until: datetime | None
-    undoes: UUID | None
-    error_code: str | None
-    error_category: str | None
-    error_message: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What somebody asks to be run: which partition of which backfill, how, and on behalf of which Dagster run."""
-
-    backfill: str
-    partition_key: str
-    mode: Mode
-    dagster_run_id: str | None = None
-    root_run_id: str | None = None
-    fresh: bool = False
-    extracts: bool = True
-    """Whether it reads the source itself; else it plans from what an earlier run has landed."""
-    options: Mapping[str, Any]
 
 
 class Ledger:
@@ -111,7 +53,7 @@ class Ledger:
             self._close_the_dead(connection, request, now=now)
             newest = self._newest(connection, request.backfill, request.partition_key)
             resumed = newest is not None and can_resume(newest, request, now=now)
-            if newest is None or not (resumed or _leaves_an_extraction(newest, request)):
+            if newest is None or not (resumed or leaves_an_extraction(newest, request)):
                 self._delete_cursors(connection, request)
             elif newest.parked_until is None or newest.parked_until < now - STALE_AFTER:
                 self._delete_cursors(connection, request, older_than=now - STALE_AFTER)
@@ -363,23 +305,6 @@ class Ledger:
         if older_than is not None:
             statement = statement.where(cursor.c.updated_at < older_than)
         connection.execute(statement)
-
-
-def can_resume(newest: Run, request: Request, *, now: datetime) -> bool:
-    """Whether a request goes on with the partition's newest run instead of starting anew. Pure."""
-    if request.fresh or newest.mode is not request.mode:
-        return False
-    if not (newest.resumable or newest.state is State.RUNNING):
-        return False
-    return newest.planned_at is None or now - newest.planned_at <= STALE_AFTER
-
-
-def _leaves_an_extraction(newest: Run, request: Request) -> bool:
-    """Whether the newest run of a partition, not gone on with, has landed what a request may start from."""
-    if request.fresh or newest.planned_at is not None:
-        return False
-    only_extracted = newest.state is State.SUCCEEDED and not request.extracts
-    return newest.resumable or newest.state is State.RUNNING or only_extracted
 
 
 def read_cursor(connection: Connection, *, backfill: str, partition_key: str, stream: str) -> dict[str, Any] | None:

@@ -1,7 +1,8 @@
 """A plan: the rows that say what a load will do, and nothing else will.
 
 Belongs here: the shape of a plan row, its canonical form, the plan hash, and storing a plan in `backfill.change` in one
-transaction. Does not belong here: deciding anything (each backfill's own pure function) and executing (`load.py`).
+transaction. Does not belong here: deciding anything (each backfill's own pure function) and executing
+(`set_based.py`, `record_by_record.py`).
 """
 
 from __future__ import annotations

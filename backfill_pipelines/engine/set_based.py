@@ -69,8 +69,8 @@ def load_set_based(
     """Execute the rows of a stored plan that are still planned, at most `limit` of them.
 
     Between two batches `safe_point` may raise to stop; what is applied stays applied and journalled. Raises
-    `TransientError` (`database_unavailable`, `target_busy`) and `DataError("target_refused")` where the whole target, not
-    a row, is the matter.
+    `TransientError` (`database_unavailable`, `target_busy`) and `DataError("target_refused")` where the whole target,
+    not a row, is the matter.
     """
     with engine.connect() as connection:
         seqs = remaining_rows(connection, run_id, limit=limit)
@@ -220,7 +220,8 @@ def is_unavailable(error: DBAPIError | psycopg.Error) -> bool:
 def _unavailable(error: DBAPIError) -> TransientError:
     return TransientError(
         "database_unavailable",
-        f"The database could not take a batch of rows (SQLSTATE {sqlstate_of(error) or 'none'}); run again to go on from there.",
+        f"The database could not take a batch of rows (SQLSTATE {sqlstate_of(error) or 'none'}); "
+        "run again to go on from there.",
     )
 
 

@@ -12,25 +12,35 @@ from typing import Any
 from uuid import UUID
 
 from psycopg import sql
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError
 
 from backfill_pipelines.database.bulk import driver_connection
 from backfill_pipelines.database.catalogue import Dependent, TableShape
+from backfill_pipelines.database.tables import change
 from backfill_pipelines.engine.journal import CHANGED_SINCE, FORGOTTEN, STALE, ChangeState
+from backfill_pipelines.engine.plan import Action
 from backfill_pipelines.engine.set_based import sqlstate_of
 from backfill_pipelines.errors import DataError
 
 _ROWS = sql.SQL("c.run_id = %(run_id)s AND c.seq BETWEEN %(first)s AND %(last)s")
-# The rows of a batch. The planner's statistics date from before them: it takes ten thousand rows for one, and joins them
-# by comparing each with each (27 s a batch). Joined to its places a batch has a number of rows that it can see; and a FULL
-# JOIN it can only do by hashing or sorting.
+# The rows of a batch. The planner's statistics date from before them: it takes ten thousand rows for one, and joins
+# them by comparing each with each (27 s a batch). Joined to its places a batch has a number of rows that it can see;
+# and a FULL JOIN it can only do by hashing or sorting.
+# OFFSET 0 keeps the planner from seeing through this, without a copy of the rows.
 _PLACES = sql.SQL(
-    """places AS MATERIALIZED (
+    """places AS NOT MATERIALIZED (
                 SELECT own.* FROM generate_series(CAST(%(first)s AS int), CAST(%(last)s AS int)) AS place(seq)
                 FULL JOIN (SELECT * FROM backfill.change AS c WHERE {rows} AND {which}) AS own ON own.seq = place.seq
+                OFFSET 0
             )"""
 )
+# A batch is sorted, hashed and joined: with less (the usual 4 MB) each of these steps goes through files.
+_MEMORY = text(
+    "SELECT set_config('work_mem', '32MB', true)"
+    " WHERE pg_size_bytes(current_setting('work_mem')) < pg_size_bytes('32MB')"
+)
+_UNIQUE_VIOLATION = "23505"
 
 
 # Why an applied change is not taken back.
@@ -61,12 +71,16 @@ class SqlTarget:
     """Values for the placeholders of the guards."""
     conflicts: Mapping[str, str]
     """By the name of a unique key: the reason when it refuses a row."""
-    batch_rows: int = 10_000
+    batch_rows: int = 25_000
+    """The guard of creates may read the whole table once a batch; a batch's locks are held for about a second."""
 
     def apply(self, connection: Connection, run_id: UUID, first: int, last: int) -> None:
         """Execute the rows of a batch that are still planned, and journal them. Updates first: they free values."""
-        lock = self._lock(sql.SQL("c.state = 'planned' AND c.action = 'update'"))
-        if self._execute(connection, run_id, first, last, lock, self._update(), self._create()):
+        actions = _actions(connection, run_id, first, last, state=ChangeState.PLANNED)
+        if Action.UPDATE in actions:
+            lock = self._lock(sql.SQL("c.state = 'planned' AND c.action = 'update'"))
+            self._execute(connection, run_id, first, last, lock, self._update())
+        if Action.CREATE in actions and self._insert(connection, run_id, first, last):
             raise DataError(
                 "target_refused",
                 f'New rows of "{self.shape.name}" come out under another key than they were written with, so that they '
@@ -75,16 +89,31 @@ class SqlTarget:
 
     def undo(self, connection: Connection, run_id: UUID, first: int, last: int) -> None:
         """Take back the applied rows of a batch, and journal them."""
-        lock = self._lock(sql.SQL("c.state = 'applied'"))
-        self._execute(connection, run_id, first, last, lock, self._delete(), self._restore())
+        actions = _actions(connection, run_id, first, last, state=ChangeState.APPLIED)
+        self._execute(connection, run_id, first, last, self._lock(sql.SQL("c.state = 'applied'")))
+        if Action.CREATE in actions:
+            self._execute(connection, run_id, first, last, self._delete())
+        if Action.UPDATE in actions:
+            self._execute(connection, run_id, first, last, self._restore())
 
     def refusal(self, error: DBAPIError) -> tuple[ChangeState, str]:
         """A broken unique key is a conflict with whoever holds the value; all else is the row's failure."""
         sqlstate = sqlstate_of(error)
-        if sqlstate == "23505":
-            name = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
-            return ChangeState.CONFLICT, self.conflicts.get(name or "", STALE)
+        if sqlstate == _UNIQUE_VIOLATION:
+            return ChangeState.CONFLICT, self.conflicts.get(_constraint(error), STALE)
         return ChangeState.FAILED, f"sqlstate_{sqlstate.lower()}"
+
+    def _insert(self, connection: Connection, run_id: UUID, first: int, last: int) -> Any:
+        """Insert as if nobody else did: to give way costs every row a look-up. Where one is there already, give way."""
+        try:
+            with connection.begin_nested():
+                return self._execute(connection, run_id, first, last, self._create(give_way=False))
+        except DBAPIError as error:
+            actual = {self.shape.actual(name) for name in self.unique_key}
+            names = {key.name for key in self.shape.unique_keys if set(key.columns) == actual}
+            if sqlstate_of(error) != _UNIQUE_VIOLATION or _constraint(error) not in names:
+                raise
+        return self._execute(connection, run_id, first, last, self._create(give_way=True))
 
     def _execute(self, connection: Connection, run_id: UUID, first: int, last: int, *statements: sql.Composed) -> Any:
         """Execute statements on a range of rows; returns the first value of the last one, if it has any."""
@@ -101,11 +130,14 @@ class SqlTarget:
         """Lock the rows to change in the order of their id: two writers that do so cannot deadlock."""
         return sql.SQL(
             "WITH {places} SELECT 1 FROM {table} AS t WHERE {t_id} IN (SELECT"
-            " coalesce(c.record_id, c.before->>'id')::{id_type} FROM places AS c WHERE c.seq IS NOT NULL) ORDER BY {t_id} FOR UPDATE"
+            " coalesce(c.record_id, c.before->>'id')::{id_type} FROM places AS c WHERE c.seq IS NOT NULL)"
+            " ORDER BY {t_id} FOR UPDATE"
         ).format(**self._names(which))
 
-    def _create(self) -> sql.Composed:
+    def _create(self, *, give_way: bool) -> sql.Composed:
         """Insert; the statement's value is how many rows came out under another identity than they went in with.
+
+        With `give_way` a row stays as it is that has come up under the unique key; without, it refuses the statement.
 
         Each row gets its id here, from the column's own default: a trigger may spell its key anew, and the journal must
         find it all the same. Only where there is no such default the row is found by its key.
@@ -123,7 +155,7 @@ class SqlTarget:
             ), written AS (
                 INSERT INTO {table} AS t ({actual})
                 SELECT {values} FROM batch AS b WHERE {guard} ORDER BY {key_values}
-                ON CONFLICT ({key}) DO NOTHING
+                {on_conflict}
                 RETURNING {t_id}::text AS record_id, {identity}, {fingerprint} AS fingerprint
             ), outcomes AS MATERIALIZED (
                 SELECT b.seq, w.record_id, w.fingerprint FROM batch AS b FULL JOIN written AS w ON {same_row}
@@ -133,9 +165,8 @@ class SqlTarget:
                     error_code = CASE WHEN o.record_id IS NULL THEN {stale} END,
                     record_id = o.record_id, fingerprint = o.fingerprint, applied_at = now()
                 FROM outcomes AS o WHERE {rows} AND c.seq = o.seq
-                RETURNING c.record_id
             )
-            SELECT abs((SELECT count(*) FROM written) - count(record_id)) FROM journalled
+            SELECT (SELECT count(*) FROM written) - (SELECT count(record_id) FROM outcomes WHERE seq IS NOT NULL)
             """
         ).format(
             rows=_ROWS,
@@ -144,7 +175,9 @@ class SqlTarget:
             guard=self.create_guard,
             actual=_listed(sql.Identifier(self.shape.actual(name)) for name in names),
             values=_listed(sql.SQL("b.{}").format(sql.Identifier(name)) for name in names),
-            key=_listed(sql.Identifier(self.shape.actual(name)) for name in self.unique_key),
+            on_conflict=sql.SQL("ON CONFLICT ({}) DO NOTHING" if give_way else "").format(
+                _listed(sql.Identifier(self.shape.actual(name)) for name in self.unique_key)
+            ),
             key_values=_listed(sql.SQL("b.{}").format(sql.Identifier(name)) for name in self.unique_key),
             identity=_listed(
                 sql.SQL("{} AS {}").format(self.shape.column("t", name), sql.Identifier(name)) for name in same
@@ -212,7 +245,8 @@ class SqlTarget:
             ), deleted AS (
                 DELETE FROM {table} AS t USING standing AS s WHERE {t_id} = s.id AND s.ours RETURNING s.seq
             ), outcomes AS MATERIALIZED (
-                SELECT s.seq, d.seq IS NULL AND s.there AS stays FROM standing AS s FULL JOIN deleted AS d ON d.seq = s.seq
+                SELECT s.seq, d.seq IS NULL AND s.there AS stays
+                FROM standing AS s FULL JOIN deleted AS d ON d.seq = s.seq
             )
             UPDATE backfill.change AS c
             SET state = CASE WHEN o.stays THEN 'applied' ELSE 'undone' END,
@@ -310,11 +344,36 @@ class SqlTarget:
             "record": _listed(
                 sql.SQL("{} {}").format(sql.Identifier(name), self.shape.type_of(name)) for name in self.columns
             ),
-            # Without nulls a column added later changes nothing; without `updated_at` a trigger's touch does not either.
-            "fingerprint": sql.SQL("md5((jsonb_strip_nulls(to_jsonb(t)) - {})::text)").format(
-                sql.Literal(self.shape.actual("updated_at"))
-            ),
+            "fingerprint": self._fingerprint(),
         }
+
+    def _fingerprint(self) -> sql.Composable:
+        """A number for all that the row `t` holds, as text.
+
+        Without nulls: a column added later changes nothing. Without `updated_at`: a trigger's touch does not either. Of
+        JSON's own form of a row it would cost five times as much, half of the whole load.
+        """
+        values = _listed(
+            sql.SQL("{} || t.{}::text").format(sql.Literal(f"{name}="), sql.Identifier(name))
+            for name in self.shape.all_columns
+            if name != self.shape.actual("updated_at")
+        )
+        # A name may hold the sign that starts a placeholder.
+        escaped = sql.SQL(values.as_string().replace("%", "%%"))
+        return sql.SQL("""hashtextextended(array_to_string(ARRAY[{}], chr(31)) COLLATE "C", 0)::text""").format(escaped)
+
+
+def _actions(connection: Connection, run_id: UUID, first: int, last: int, *, state: ChangeState) -> set[str]:
+    """The actions of a batch's rows in this state, in a transaction that has the memory for them from here on."""
+    connection.execute(_MEMORY)
+    statement = select(change.c.action).distinct()
+    statement = statement.where(change.c.run_id == run_id, change.c.seq.between(first, last), change.c.state == state)
+    return set(connection.scalars(statement))
+
+
+def _constraint(error: DBAPIError) -> str:
+    """The name of the key or constraint that a row broke; empty where there is none."""
+    return getattr(getattr(error.orig, "diag", None), "constraint_name", None) or ""
 
 
 def _refers_to_none(dependent: Dependent) -> sql.Composed:

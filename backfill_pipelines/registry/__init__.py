@@ -12,6 +12,7 @@ Its codes are stable:
 - `invalid_key`: a partition key that is not 1 to 63 of a-z, 0-9 and hyphens
 - `duplicate_key`: a key twice in one mapping, or two clients or workspaces with one key
 - `duplicate_workspace`, `duplicate_location`: two clients with one Email Bison workspace or GoHighLevel location
+- `duplicate_name`: two clients with Email Bison workspaces and one name, under which `client_leads` keeps their rows
 - `unknown_instance`: a client names an Email Bison instance that is not in the file
 - `missing_variable`: an environment variable is unset or empty; raised when a value that names it is used
 - `unknown_client`: no client or workspace has the key that was asked for

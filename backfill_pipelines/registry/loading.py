@@ -92,8 +92,9 @@ def _check_instances(registry: Registry, document: SourceDocument) -> None:
 
 
 def _check_shared(registry: Registry, document: SourceDocument) -> None:
-    """No two clients share a workspace or a location: one would get the other's people."""
+    """No two clients share a workspace, a location or rows of a table: one would get the other's people."""
     workspaces: dict[tuple[str, int], Client] = {}
+    names: dict[str, Client] = {}
     locations: dict[str, Client] = {}
     for position, client in enumerate(registry.clients):
         if client.email_bison is not None:
@@ -104,6 +105,13 @@ def _check_shared(registry: Registry, document: SourceDocument) -> None:
                 problem = f"is the Email Bison workspace of client {other.key} too; correct one of them"
                 path: SourcePath = ("clients", position, "email_bison", "workspace_id")
                 raise document.error("duplicate_workspace", path, problem)
+            other = names.setdefault(client.name.identity(), client)
+            if other is not client:
+                problem = (
+                    f"is the name of client {other.key} too, and it is by name that each finds its own rows of "
+                    "client_leads; correct one of them"
+                )
+                raise document.error("duplicate_name", ("clients", position, "name"), problem)
         if client.gohighlevel is not None:
             other = locations.setdefault(client.gohighlevel.location_id.identity(), client)
             if other is not client:

@@ -182,5 +182,5 @@ def test_locks_leave_the_pool_to_the_work(database_url: SecretStr, per_transacti
 @pytest.mark.parametrize(("port", "pooled"), [(6543, True), (5432, False)])
 def test_supabases_port_for_transactions_tells_what_kind_of_lock_to_take(port: int, pooled: bool) -> None:
     engine = create_database_engine(SecretStr(f"postgresql://user:pw@pooler.example.com:{port}/postgres"))
-    assert AdvisoryLocks(engine)._per_transaction is pooled  # noqa: SLF001 - the choice shows nowhere else
+    assert AdvisoryLocks(engine)._per_transaction is pooled  # the choice shows nowhere else
     engine.dispose()

@@ -121,6 +121,21 @@ def registry_document(keys: Sequence[str]) -> str:
     return yaml.safe_dump({"email_bison": {"main": {"base_url": "http://127.0.0.1:9"}}, "clients": clients})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What a run has told its instance: what the UI shows, also of a run that failed or died."""
+
+    run_id: str
+    success: bool
+    events: Sequence[dg.DagsterEvent]
+
+
+def told(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult | dg.JobExecutionResult) -> Told:
+    """Read a run's events back from its instance."""
+    events = [entry.dagster_event for entry in instance.all_logs(result.run_id) if entry.dagster_event is not None]
+    return Told(run_id=result.run_id, success=result.success, events=events)
+
+
 @dataclass(kw_only=True)
 class Rig:
     """A code location over one backfill, and an instance that forgets."""
@@ -149,19 +164,18 @@ class Rig:
         *,
         assets: Sequence[dg.AssetKey] | None = None,
         config: Mapping[str, Any] | None = None,
-        run_id: str | None = None,
-    ) -> dg.ExecuteInProcessResult:
+    ) -> Told:
         """A run of a range of partitions, with the tags that the daemon gives it."""
-        return self.definitions.resolve_job_def(job_name(self.backfill)).execute_in_process(
+        result = self.definitions.resolve_job_def(job_name(self.backfill)).execute_in_process(
             instance=self.instance,
             tags=range_tags([first, last or first]),
             asset_selection=list(assets) if assets is not None else None,
             run_config={"ops": {self.backfill.name: {"config": dict(config or {})}}},
             raise_on_error=False,
-            run_id=run_id,
         )
+        return told(self.instance, result)
 
-    def run_again(self, run_id: str, *, from_failure: bool) -> dg.JobExecutionResult:
+    def run_again(self, run_id: str, *, from_failure: bool) -> Told:
         """The run that the daemon, or somebody in the UI, makes of an earlier one."""
         earlier = self.instance.get_run_by_id(run_id)
         assert earlier is not None
@@ -172,23 +186,13 @@ class Rig:
             parent_run_id=earlier.run_id,
             root_run_id=earlier.root_run_id or earlier.run_id,
         )
-        return execute_run(InMemoryJob(job), made, self.instance)
-
-    def run_job(self, name: str, **config: Any) -> dg.ExecuteInProcessResult:
-        """One of the maintenance jobs; its only op gets the configuration."""
-        job = self.definitions.resolve_job_def(name)
-        (op,) = (node.name for node in job.nodes)
-        ops = {op: {"config": config}} if config else {}
-        return job.execute_in_process(instance=self.instance, run_config={"ops": ops}, raise_on_error=False)
+        return told(self.instance, execute_run(InMemoryJob(job), made, self.instance))
 
 
-Result = dg.ExecuteInProcessResult | dg.JobExecutionResult
-
-
-def materialized(result: Result) -> dict[str, set[str]]:
+def materialized(result: Told) -> dict[str, set[str]]:
     """The partitions that a run materialized, by the last part of the asset's key."""
     found: dict[str, set[str]] = {}
-    for event in result.all_events:
+    for event in result.events:
         if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION:
             assert event.asset_key is not None
             assert event.partition is not None
@@ -196,9 +200,9 @@ def materialized(result: Result) -> dict[str, set[str]]:
     return found
 
 
-def metadata_of(result: Result, asset: str, partition: str) -> dict[str, Any]:
+def metadata_of(result: Told, asset: str, partition: str) -> dict[str, Any]:
     """What a partition's materialization shows."""
-    for event in result.all_events:
+    for event in result.events:
         if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION and event.partition == partition:
             assert event.asset_key is not None
             if event.asset_key.path[-1] == asset:
@@ -207,18 +211,18 @@ def metadata_of(result: Result, asset: str, partition: str) -> dict[str, Any]:
     raise AssertionError(f"{asset} of {partition} was not materialized")
 
 
-def evaluations(result: Result) -> list[dg.AssetCheckEvaluation]:
+def evaluations(result: Told) -> list[dg.AssetCheckEvaluation]:
     """What a run said about the asset check."""
     return [
         event.asset_check_evaluation_data
-        for event in result.all_events
+        for event in result.events
         if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION
     ]
 
 
-def failure_of(result: Result) -> dg.Failure:
+def failure_of(result: Told) -> dg.Failure:
     """The `Failure` that failed a run's step, as the UI shows it."""
-    (failed,) = (event for event in result.all_events if event.is_step_failure)
+    (failed,) = (event for event in result.events if event.is_step_failure)
     data = failed.step_failure_data
     assert data.user_failure_data is not None, data.error
     return dg.Failure(data.user_failure_data.description, data.user_failure_data.metadata)

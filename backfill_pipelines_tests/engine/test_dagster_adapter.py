@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, text
 
-from backfill_pipelines.definitions import all_backfills, build_defs
+from backfill_pipelines.definitions import build_defs
 from backfill_pipelines.engine import partition_run
 from backfill_pipelines.engine.dagster_adapter import range_tags, ranges, sync_partitions
 from backfill_pipelines.engine.ledger import State
@@ -33,6 +33,7 @@ from backfill_pipelines_tests.engine.dagster_rig import (
     materialized,
     metadata_of,
     registry_document,
+    told,
 )
 from backfill_pipelines_tests.engine.waiting import wait_until
 
@@ -111,13 +112,13 @@ def test_a_partition_is_materialized_when_it_is_done_and_not_when_its_run_is(rig
     """A run that dies has finished what it has told: what waits for the end of the step would be lost."""
     target = rig.assets[2]
 
-    def told() -> bool:
+    def amber_is_there() -> bool:
         wanted = dg.AssetRecordsFilter(asset_key=target, asset_partitions=["amber"])
         return bool(rig.instance.fetch_materializations(wanted, limit=1).records)
 
     async def wait_for_amber(key: str) -> None:
         if key == "birch":
-            await asyncio.to_thread(wait_until, told)
+            await asyncio.to_thread(wait_until, amber_is_there)
 
     rig.backfill.before_extract = wait_for_amber
     assert rig.run("amber", "birch").success
@@ -125,12 +126,9 @@ def test_a_partition_is_materialized_when_it_is_done_and_not_when_its_run_is(rig
 
 def test_source_plan_and_target_are_told_in_that_order(rig: Rig) -> None:
     """Dagster calls a target out of date whose plan was materialized after it."""
-    told = [
-        event.asset_key
-        for event in rig.run("amber").all_events
-        if event.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION
-    ]
-    assert told == list(rig.assets)
+    events = rig.run("amber").events
+    keys = [each.asset_key for each in events if each.event_type is dg.DagsterEventType.ASSET_MATERIALIZATION]
+    assert keys == list(rig.assets)
 
 
 def test_a_parked_partition_fails_no_run_and_is_not_materialized(rig: Rig) -> None:
@@ -244,7 +242,7 @@ def test_the_check_alone_reads_what_is_stored_and_needs_no_partition(rig: Rig) -
     job = dg.define_asset_job("check_alone", selection=selection)
     definitions = dg.Definitions.merge(rig.definitions, dg.Definitions(jobs=[job]))
     result = definitions.resolve_job_def("check_alone").execute_in_process(instance=rig.instance)
-    (evaluation,) = evaluations(result)
+    (evaluation,) = evaluations(told(rig.instance, result))
     assert evaluation.metadata["partitions that differ"].value == "amber"
     assert rig.backfill.extracted == []
 
@@ -294,7 +292,7 @@ def test_a_runtime_that_cannot_be_opened_fails_the_run_with_its_one_sentence(rig
 
     job = build_defs(backfills=[rig.backfill], open_runtime=unreachable).resolve_job_def("rehearsed_job")
     result = job.execute_in_process(instance=rig.instance, tags=range_tags(["amber"]), raise_on_error=False)
-    failure = failure_of(result)
+    failure = failure_of(told(rig.instance, result))
     assert failure.description == "Nothing answers at db.example.com:5432: check DATABASE_URL."
     assert failure.metadata["code"].value == "database_unreachable"
 
@@ -309,9 +307,9 @@ def test_the_sensor_adds_what_the_registry_has_and_never_removes(rig: Rig) -> No
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions("rehearsed", ["gone-from-the-registry", "cedar"])
         context = dg.build_sensor_context(instance=instance, definitions=rig.definitions)
-        told = sensor(context)
-        assert isinstance(told, dg.SensorResult)
-        (request,) = told.dynamic_partitions_requests or []
+        answer = sensor(context)
+        assert isinstance(answer, dg.SensorResult)
+        (request,) = answer.dynamic_partitions_requests or []
         assert isinstance(request, dg.AddDynamicPartitionsRequest)
         assert list(request.partition_keys) == ["amber", "birch", "dove"]
         instance.add_dynamic_partitions("rehearsed", request.partition_keys)
@@ -325,9 +323,9 @@ def test_the_sensor_skips_a_registry_that_it_cannot_read(rig: Rig) -> None:
     definitions = build_defs(backfills=[rig.backfill], open_runtime=unreadable)
     (sensor,) = definitions.sensors or []
     assert isinstance(sensor, dg.SensorDefinition)
-    told = sensor(dg.build_sensor_context(instance=rig.instance, definitions=definitions))
-    assert isinstance(told, dg.SkipReason)
-    assert told.skip_message == "clients.yaml, line 3: unknown key tokn."
+    answer = sensor(dg.build_sensor_context(instance=rig.instance, definitions=definitions))
+    assert isinstance(answer, dg.SkipReason)
+    assert answer.skip_message == "clients.yaml, line 3: unknown key tokn."
     assert rig.instance.get_dynamic_partitions("rehearsed") == KEYS
 
 
@@ -370,13 +368,6 @@ def test_the_schedule_skips_while_there_is_no_partition(kept: Rig) -> None:
 # --- configuration and words -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backfill", all_backfills(), ids=lambda backfill: backfill.name)
-def test_a_run_needs_no_configuration_and_every_default_is_the_careful_one(backfill: object) -> None:
-    options = backfill.options_model()  # type: ignore[attr-defined]
-    assert options.max_records is None
-    assert not any(value is True for value in options.model_dump().values())
-
-
 def test_an_option_is_handed_to_the_backfill_and_an_unknown_one_is_refused(rig: Rig) -> None:
     assert rig.run("amber", config={"max_records": 1}).success
     assert rig.backfill.loaded
@@ -396,5 +387,5 @@ def test_nothing_of_a_record_is_told_to_dagster(
     with emptied.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM backfill.change WHERE record_key LIKE 'canary%'"))
     everything = [*everything_told(rig.instance), caplog.text]
-    assert any("foreign_rows" in told for told in everything)
-    assert not [told for told in everything if "canary" in told]
+    assert any("foreign_rows" in each for each in everything)
+    assert not [each for each in everything if "canary" in each]

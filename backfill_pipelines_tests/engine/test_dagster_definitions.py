@@ -1,7 +1,8 @@
-"""The code location as Dagster's own commands find it: from a fresh checkout, with no variable set, touching nothing."""
+"""The code location as Dagster's own commands find it in a fresh checkout, with no variable set."""
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import subprocess
@@ -20,6 +21,8 @@ from backfill_pipelines.database.cluster_files import ClusterFiles
 from backfill_pipelines.database.embedded_server import EmbeddedServer
 from backfill_pipelines.definitions import all_backfills, build_defs
 from backfill_pipelines.engine import dagster_storage
+from backfill_pipelines.engine.dagster_adapter import job_name
+from backfill_pipelines.engine.dagster_maintenance import UndoConfig
 from backfill_pipelines_tests.conftest import open_to_server
 
 LONG_ENOUGH = 100.0
@@ -38,6 +41,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     open_to_server(folder)
     for name in ("pyproject.toml", "dagster.yaml", "workspace.yaml"):
         (folder / name).write_bytes((PROJECT_FOLDER / name).read_bytes())
+    (folder / "backfill_pipelines").symlink_to(PROJECT_FOLDER / "backfill_pipelines")
     return folder
 
 
@@ -75,7 +79,13 @@ def test_importing_the_definitions_needs_no_variable_no_file_and_no_network(tmp_
         "defs.get_repository_def().load_all_definitions()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env={}, capture_output=True, text=True, timeout=LONG_ENOUGH
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LONG_ENOUGH,
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -91,8 +101,12 @@ def test_dagsters_own_commands_find_the_definitions_without_any_variable(
 
 def test_dg_lists_what_the_definitions_hold(answers: Mapping[str, tuple[int, str, str]]) -> None:
     listed = json.loads(answers["dg list defs"][1])
-    names = {entry["key"] for entry in listed["assets"]}
-    assert names == {key.to_user_string() for key in build_defs().resolve_asset_graph().get_all_asset_keys()}
+    definitions = build_defs()
+    keys = {key.to_user_string() for key in definitions.resolve_asset_graph().get_all_asset_keys()}
+    assert {entry["asset_key"] for entry in listed["assets"]} == keys
+    assert {entry["name"] for entry in listed["asset_checks"]} == {"source_equals_target"}
+    jobs = {"undo", "verify", "registry_sync", "retention", *(job_name(backfill) for backfill in all_backfills())}
+    assert {entry["name"] for entry in listed["jobs"]} == jobs
 
 
 def test_dagsters_own_commands_stop_the_embedded_server_behind_them(
@@ -115,9 +129,10 @@ def test_every_schedule_stands_still_and_its_job_exists() -> None:
 
 def test_nothing_writes_by_default() -> None:
     """Where a person forgets to configure a job, it must do the harmless thing."""
-    ops = build_defs().resolve_job_def("undo").run_config_schema.config_type.fields["ops"].config_type.fields
-    undo = ops["undo_run"].config_type.fields["config"].config_type.fields
-    assert (undo["dry_run"].default_value, undo["run_id"].is_required) == (True, True)
+    assert UndoConfig(run_id="any").dry_run is True
+    assert UndoConfig.model_fields["run_id"].is_required()
+    for backfill in all_backfills():
+        assert not any(value is True for value in backfill.options_model().model_dump().values())
 
 
 # --- where Dagster keeps its runs ------------------------------------------------------------------------------------
@@ -127,9 +142,11 @@ def test_nothing_writes_by_default() -> None:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The URLs that storages were opened with, none of which is connected to."""
     urls: list[str] = []
-    monkeypatch.setattr(
-        DagsterPostgresStorage, "__init__", lambda _, *, postgres_url, inst_data: urls.append(postgres_url)
-    )
+
+    def note(_: object, *, postgres_url: str, inst_data: object) -> None:
+        urls.append(postgres_url)
+
+    monkeypatch.setattr(DagsterPostgresStorage, "__init__", note)
     return urls
 
 
@@ -163,7 +180,7 @@ def test_without_the_variable_the_storage_is_a_database_of_the_embedded_server(
 ) -> None:
     monkeypatch.delenv("DAGSTER_POSTGRES_URL", raising=False)
     monkeypatch.setattr(dagster_storage, "embedded_server", lambda *_: embedded_server)
-    monkeypatch.setattr(dagster_storage.atexit, "register", lambda _: None)
+    monkeypatch.setattr(atexit, "register", lambda _: None)
     storage().from_config_value(None, {})
     (url,) = opened
     assert url.startswith("postgresql+psycopg2://postgres@/dagster?host=")

@@ -39,8 +39,8 @@ def test_a_refused_statement_is_a_defect_told_by_its_code_alone(emptied: sqlalch
 
 def test_a_refused_row_of_a_copy_is_told_by_its_code_alone(emptied: sqlalchemy.Engine) -> None:
     # The driver itself raises this one, with the row in its text.
+    columns = ("partition_key", "lead_id", "known")
     with pytest.raises(psycopg.Error) as caught, emptied.begin() as connection:
-        columns = ("partition_key", "lead_id", "known")
         copy_rows(connection, table=("backfill", "bison_lead"), columns=columns, rows=[("kim", CANARY, True)])
     assert CANARY in str(caught.value)
     error = as_backfill_error(caught.value)
@@ -60,14 +60,12 @@ def test_a_statement_that_cannot_be_sent_is_a_defect_and_not_a_database_that_wen
 @pytest.mark.parametrize("through_sqlalchemy", [True, False])
 def test_a_connection_that_was_cut_may_be_back(emptied: sqlalchemy.Engine, through_sqlalchemy: bool) -> None:
     engine = sqlalchemy.create_engine(emptied.url)
-    with pytest.raises((DBAPIError, psycopg.Error)) as caught, engine.connect() as connection:
-        driver = driver_connection(connection)
-        with emptied.connect() as other:
-            other.execute(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": driver.info.backend_pid})
-        if through_sqlalchemy:
-            connection.execute(text("SELECT 1"))
-        else:
-            driver.execute("SELECT 1")
+    connection = engine.connect()
+    driver = driver_connection(connection)
+    with emptied.connect() as other:
+        other.execute(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": driver.info.backend_pid})
+    with pytest.raises((DBAPIError, psycopg.Error)) as caught:
+        connection.execute(text("SELECT 1")) if through_sqlalchemy else driver.execute("SELECT 1")
     engine.dispose()
     error = as_backfill_error(caught.value)
     assert (error.code, error.category) == ("database_unavailable", ErrorCategory.TRANSIENT)

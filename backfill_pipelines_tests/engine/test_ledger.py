@@ -50,7 +50,7 @@ def a_run(*, mode: Mode, state: State, resumable: bool, planned_hours_ago: float
     fresh=st.booleans(),
 )
 def test_a_run_is_gone_on_with_only_for_the_same_request_and_only_while_its_plan_is_young(
-    mode: Mode, state: State, resumable: bool, planned: float | None, asked: Mode, fresh: bool
+    *, mode: Mode, state: State, resumable: bool, planned: float | None, asked: Mode, fresh: bool
 ) -> None:
     newest = a_run(mode=mode, state=state, resumable=resumable, planned_hours_ago=planned)
     resumed = can_resume(newest, request(asked, fresh=fresh), now=NOW)

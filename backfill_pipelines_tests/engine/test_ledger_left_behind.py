@@ -23,7 +23,8 @@ def extract(engine: sqlalchemy.Engine, *, stream: str = "replies", moved_at: dat
     with engine.begin() as connection:
         write_cursor(connection, backfill="b", partition_key="kim", stream=stream, position={"page": 7})
         connection.execute(
-            text("UPDATE backfill.cursor SET updated_at = :at WHERE stream = :stream"), {"at": moved_at, "stream": stream}
+            text("UPDATE backfill.cursor SET updated_at = :at WHERE stream = :stream"),
+            {"at": moved_at, "stream": stream},
         )
 
 
@@ -158,7 +159,9 @@ def test_a_load_alone_without_a_plan_is_told_so(emptied: sqlalchemy.Engine) -> N
     assert caught.value.code == "no_plan"
 
 
-@pytest.mark.parametrize(("age", "code"), [(timedelta(hours=24), None), (timedelta(hours=24, seconds=1), "plan_too_old")])
+@pytest.mark.parametrize(
+    ("age", "code"), [(timedelta(hours=24), None), (timedelta(hours=24, seconds=1), "plan_too_old")]
+)
 def test_a_load_alone_takes_the_newest_plan_up_to_a_day_old(
     emptied: sqlalchemy.Engine, age: timedelta, code: str | None
 ) -> None:

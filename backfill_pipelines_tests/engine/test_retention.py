@@ -28,7 +28,8 @@ def land(leads: ClientLeads, key: str = "kim") -> None:
         (key,),
     )
     leads.execute(
-        "INSERT INTO backfill.bison_lead (partition_key, lead_id, known, email) VALUES (%s, 3, true, 'ada@example.com')",
+        "INSERT INTO backfill.bison_lead (partition_key, lead_id, known, email)"
+        " VALUES (%s, 3, true, 'ada@example.com')",
         (key,),
     )
 

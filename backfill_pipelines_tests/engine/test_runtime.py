@@ -73,6 +73,15 @@ def test_a_failure_is_raised_once_the_others_have_stopped(runtime: Runtime) -> N
 # --- interrupts ------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Python's own answer to Ctrl-C: workers of a test session ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_of_the_waiting_thread_asks_the_work_to_stop_waits_for_it_and_is_raised_again(
     runtime: Runtime,
 ) -> None:
@@ -90,9 +99,12 @@ def test_an_interrupt_of_the_waiting_thread_asks_the_work_to_stop_waits_for_it_a
 
     interrupting = threading.Thread(target=interrupt)
     interrupting.start()
-    with pytest.raises(KeyboardInterrupt):
-        list(runtime.run_all([work()]))
-    interrupting.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(runtime.run_all([work()]))
+    finally:
+        runtime.stop.set()
+        interrupting.join()
     assert stopped.is_set()
 
 
