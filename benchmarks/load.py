@@ -81,8 +81,8 @@ def _keep(engine: Engine, run_id: UUID) -> None:
         connection.execute(text("CREATE TABLE stored_plan AS SELECT * FROM backfill.change"))
         connection.execute(
             text(
-                f"CREATE TABLE planned_rows AS SELECT new.* FROM backfill.change AS c,"
-                f" jsonb_populate_record(NULL::client_leads, c.after) AS new WHERE c.run_id = :run_id ORDER BY c.seq"
+                "CREATE TABLE planned_rows AS SELECT new.* FROM backfill.change AS c,"
+                " jsonb_populate_record(NULL::client_leads, c.after) AS new WHERE c.run_id = :run_id ORDER BY c.seq"
             ),
             {"run_id": run_id},
         )
@@ -113,7 +113,10 @@ def _timed(engine: Engine, work: Callable[[], None]) -> float:
 
 def _bare(engine: Engine, copied: bytes) -> None:
     with engine.begin() as connection:
-        with driver_connection(connection).cursor() as cursor, cursor.copy(f"COPY staging ({_COLUMNS}) FROM STDIN") as copy:
+        with (
+            driver_connection(connection).cursor() as cursor,
+            cursor.copy(f"COPY staging ({_COLUMNS}) FROM STDIN") as copy,
+        ):
             for start in range(0, len(copied), 1 << 16):
                 copy.write(copied[start : start + (1 << 16)])
         connection.execute(text(f"INSERT INTO client_leads ({_COLUMNS}) SELECT {_COLUMNS} FROM staging"))

@@ -1,17 +1,13 @@
 """How well four processes share one limit of 100 requests in 10 s through a real Postgres, and what a permit costs.
 
-Prints one JSON line: `granted` in `seconds`; `share`, of what the limit allows in that time; `most_in_any_window`, at
-the moments when callers may send; `per_process`; and from a second run with a limit that is never reached, microseconds
-of wall time per permit of one process with many waiters.
-
-    python benchmarks/quota.py [--seconds 31] [--processes 4]
+Measured: `granted` in `seconds`; `share`, of what the limit allows in that time; `most_in_any_window`, at the moments
+when callers may send; `per_process`; and from a second run with a limit that is never reached, microseconds of wall
+time per permit of one process with many waiters.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import multiprocessing
 import tempfile
 import time
@@ -27,9 +23,11 @@ from backfill_pipelines.database.schema import upgrade_schema
 from backfill_pipelines.vendors.clock import SystemClock
 from backfill_pipelines.vendors.postgres_quota_store import PostgresQuotaStore
 from backfill_pipelines.vendors.quota import Quota
+from benchmarks.figure import Figure
 
 PERMITS, WINDOW = 100, 10.0
 WORKERS = 20
+PROCESSES, SECONDS = 4, 31.0
 
 
 def hammer(url: str, seconds: float, ready: Any, answers: Any) -> None:
@@ -111,21 +109,25 @@ def share_a_limit(url: str, manager: SyncManager, *, processes: int, seconds: fl
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=31.0)
-    parser.add_argument("--processes", type=int, default=4)
-    arguments = parser.parse_args()
+def figures() -> list[Figure]:
+    """The share of the budget that four processes use together, and the most permits in any window."""
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer.start(Path(folder) / "postgres") as server:
         url = server.ensure_database("quota").get_secret_value()
         engine = create_database_engine(SecretStr(url))
         upgrade_schema(engine)
         engine.dispose()
         with multiprocessing.get_context("spawn").Manager() as manager:
-            result = share_a_limit(url, manager, processes=arguments.processes, seconds=arguments.seconds)
-        result["microseconds_per_permit"] = round(asyncio.run(microseconds_per_permit(url, 20_000)), 1)
-    print(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main()
+            result = share_a_limit(url, manager, processes=PROCESSES, seconds=SECONDS)
+        permit = asyncio.run(microseconds_per_permit(url, 20_000))
+    how = {**result, "microseconds_per_permit": round(permit, 1)}
+    return [
+        Figure(
+            figure="share of a limit used by four processes",
+            value=result["share"],
+            bar=0.98,
+            unit="share",
+            at_least=True,
+            how=how,
+        ),
+        Figure(figure="most permits in any window", value=result["most_in_any_window"], bar=PERMITS, unit="permits"),
+    ]

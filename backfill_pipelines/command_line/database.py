@@ -12,12 +12,14 @@ from pathlib import Path
 import typer
 from sqlalchemy import Engine, text
 
-from backfill_pipelines.command_line.failures import FAILED, print_json
+from backfill_pipelines.command_line.failures import FAILED, UsageError, print_json
 from backfill_pipelines.command_line.logs import configure_logs
 from backfill_pipelines.database.location import DatabaseLocation
+from backfill_pipelines.database.locks import AdvisoryLocks
 from backfill_pipelines.database.schema import drop_schema, upgrade_schema
 from backfill_pipelines.database.tables import SCHEMA
-from backfill_pipelines.engine.runtime import open_database
+from backfill_pipelines.engine.ledger import State
+from backfill_pipelines.engine.runtime import lock_name, open_database
 
 
 def upgrade(*, as_json: bool) -> int:
@@ -43,12 +45,22 @@ def print_url(*, as_json: bool) -> int:
 
 
 def reset(*, confirmed: bool, as_json: bool) -> int:
-    """Delete the schema and make it anew."""
+    """Delete the schema and make it anew; refuses while a run is at work."""
+    if not confirmed and not (sys.stdin and sys.stdin.isatty()):
+        raise UsageError(
+            "not_confirmed", "This deletes the ledger, and with it every possibility of undo; add --yes if you mean it."
+        )
     if not confirmed and not typer.confirm("Delete the ledger, and with it every possibility of undo?", err=True):
         print("Nothing was deleted.", file=sys.stderr)
         return FAILED
     configure_logs(verbose=False)
-    with open_database() as (engine, _):
+    with open_database() as (engine, ledger), AdvisoryLocks(engine) as locks:
+        for run in ledger.newest_runs(None):
+            if run.state is State.RUNNING and not locks.try_acquire(lock_name(run.backfill, run.partition_key)):
+                raise UsageError(
+                    "already_running",
+                    f"A run of {run.backfill} is at work on {run.partition_key}; wait for it to end, or stop it.",
+                )
         drop_schema(engine)
         upgrade_schema(engine)
         version = _version(engine)

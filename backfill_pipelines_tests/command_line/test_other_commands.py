@@ -11,6 +11,7 @@ import httpx
 import yaml
 
 from backfill_pipelines_tests.backfills.agency import AMBER, CAFE
+from backfill_pipelines_tests.chaos.gate import gate
 from backfill_pipelines_tests.conftest import open_to_server
 from backfill_pipelines_tests.installation import Installation
 
@@ -35,14 +36,21 @@ def test_db_reset_asks_first_and_forgets_everything_but_the_users_tables(install
     agency = installation.agency
     installation("run", "client_leads", "--json", "--client", CAFE)
     written = agency.written()
-    unanswered = installation("db", "reset")
-    assert unanswered.exit_code == 1
-    assert "Nothing was done" in unanswered.stderr
+    assert "add --yes" in installation.refused("not_confirmed", "db", "reset")
     assert len(agency.query("SELECT * FROM backfill.run")) == 1
     done = installation("db", "reset", "--yes", "--json")
     assert (done.exit_code, done.document["schema"]) == (0, "backfill")
     assert agency.query("SELECT * FROM backfill.run") == []
     assert agency.written() == written > 0
+
+
+def test_db_reset_is_refused_while_a_run_is_at_work(installation: Installation) -> None:
+    agency = installation.agency
+    with gate(agency.database, before="INSERT", of="client_leads") as shut:
+        running = installation.start("run", "client_leads", "--client", CAFE, "--json")
+        shut.wait_until_reached()
+        assert f"at work on {CAFE}" in installation.refused("already_running", "db", "reset", "--yes")
+    assert running.ended().exit_code == 0
 
 
 def test_the_kpi_report_counts_the_interested_leads_of_a_month(installation: Installation) -> None:
