@@ -44,7 +44,9 @@ LONG_ENOUGH = 60.0
 
 _TELLING = 8
 """Characters from which on a text of the world stands in an output for no other reason than that it leaked."""
-_EVERYTHING_WRITTEN = "SELECT (SELECT coalesce(jsonb_agg(to_jsonb(t) ORDER BY id), '[]') FROM client_leads AS t) AS rows"
+_EVERYTHING_WRITTEN = (
+    "SELECT (SELECT coalesce(jsonb_agg(to_jsonb(t) ORDER BY id), '[]') FROM client_leads AS t) AS rows"
+)
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
@@ -154,9 +156,7 @@ class Installation:
         self.check(outcome, as_json="--json" in arguments)
         return outcome
 
-    def start(
-        self, *arguments: str, variation: Variation | None = None, at: Terminal | None = None
-    ) -> RunningCommand:
+    def start(self, *arguments: str, variation: Variation | None = None, at: Terminal | None = None) -> RunningCommand:
         """Call the command in a process of its own, `at` a terminal or with its streams in files."""
         output = self.folder / "output" / str(len(self.started))
         output.mkdir(parents=True)
@@ -255,9 +255,9 @@ def _call(
             os.dup2(opened, descriptor)
             os.close(opened)
     # Made anew: those of before remember what they were opened on.
-    sys.stdin = open(0, encoding="utf-8", closefd=False)
-    sys.stdout = open(1, "w", encoding="utf-8", closefd=False, buffering=1)
-    sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False, buffering=1)
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False, buffering=1)
     # As many attempts as ever, in fewer seconds.
     partition_run.RETRY_DELAYS = variation.retry_delays  # type: ignore[assignment]
     dagster_postgres.utils.calculate_delay = lambda **_: 0.01

@@ -55,7 +55,7 @@ def running_sandbox() -> Iterator[tuple[EmailBisonSandbox, SandboxServer]]:
 
 
 @pytest.fixture
-def installation(
+def installation(  # noqa: PLR0917 - fixtures have no keywords
     running_sandbox: tuple[EmailBisonSandbox, SandboxServer],
     product_tables: sqlalchemy.Engine,
     database_url: SecretStr,

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import pandas as pd
 from psycopg import sql
 from pydantic import Field
-from sqlalchemy import Connection, delete, text
+from sqlalchemy import delete, text
 
 from backfill_pipelines.backfills.client_leads_plan import (
     READ,
@@ -121,11 +121,11 @@ class ClientLeads:
     def plan(self, scope: Scope) -> Plan:
         """Compare the interested leads with the client's rows, and say what to do."""
         workspace, shape = _workspace(scope), _shape(scope)
-        source, replies = _source(scope, workspace)
-        if workspace.accepts_unknown and (unknown := int((~replies["known"].astype(bool)).sum())):
-            scope.reasons["unknown_campaign"] = unknown
+        source = _source(scope, workspace)
+        if workspace.accepts_unknown and source.unknown_replies:
+            scope.reasons["unknown_campaign"] = source.unknown_replies
         return Plan(
-            source=len(replies),
+            source=source.replies,
             frames=plan_client_leads(
                 source, _existing_rows(scope, shape), _reply_holders(scope, shape), workspace=workspace
             ),
@@ -164,7 +164,7 @@ class ClientLeads:
     def verify(self, scope: Scope) -> Reconciliation:
         """Distinct leads at the source against interested rows in the target, by key."""
         workspace, shape = _workspace(scope), _shape(scope)
-        source, _ = _source(scope, workspace)
+        source = _source(scope, workspace)
         comparison = compare(source, _existing_rows(scope, shape), workspace=workspace, left_alone=_left_alone(scope))
         return Reconciliation(
             equal=comparison.equal,
@@ -194,39 +194,31 @@ class ClientLeads:
 # --- frames: what is landed, and what is in the target ---------------------------------------------------------------
 
 
-def _source(scope: Scope, workspace: Workspace) -> tuple[Source, pd.DataFrame]:
-    with scope.engine.begin() as connection:
-        replies = _frame(
-            connection,
-            sql.SQL(
-                "SELECT reply_id, lead_id, campaign_id, known, {} AS date_received, from_name, from_email_address"
-                " FROM backfill.bison_reply WHERE partition_key = %s"
-            ).format(_microseconds(sql.SQL("date_received"))),
-            [scope.partition_key],
-        )
-        leads = _frame(
-            connection,
-            sql.SQL(
-                "SELECT lead_id, known, email, first_name, last_name, company, phone"
-                " FROM backfill.bison_lead WHERE partition_key = %s"
-            ),
-            [scope.partition_key],
-        )
-    return interested_leads(replies, leads, workspace=workspace), replies
+def _source(scope: Scope, workspace: Workspace) -> Source:
+    replies = sql.SQL(
+        "SELECT reply_id, lead_id, campaign_id, known, {} AS date_received, from_name, from_email_address"
+        " FROM backfill.bison_reply WHERE partition_key = %s"
+    ).format(_microseconds(sql.SQL("date_received")))
+    leads = sql.SQL(
+        "SELECT lead_id, known, email, first_name, last_name, company, phone"
+        " FROM backfill.bison_lead WHERE partition_key = %s"
+    )
+    return interested_leads(
+        _frames(scope, replies, scope.partition_key), _frames(scope, leads, scope.partition_key), workspace=workspace
+    )
 
 
-def _existing_rows(scope: Scope, shape: TableShape) -> pd.DataFrame:
+def _existing_rows(scope: Scope, shape: TableShape) -> Iterator[pd.DataFrame]:
     """The client's rows, tombstones included; times in microseconds."""
     statement = sql.SQL("SELECT {columns} FROM {table} AS t WHERE {workspace} = %s").format(
         columns=sql.SQL(", ").join(_read_column(shape, name) for name in READ),
         table=shape.table,
         workspace=shape.column("t", "workspace_name"),
     )
-    with scope.engine.begin() as connection:
-        return _frame(connection, statement, [_client(scope).name.resolve()])
+    return _frames(scope, statement, _client(scope).name.resolve())
 
 
-def _reply_holders(scope: Scope, shape: TableShape) -> pd.DataFrame:
+def _reply_holders(scope: Scope, shape: TableShape) -> Iterator[pd.DataFrame]:
     """The rows of any client that hold one of the replies of the source."""
     names = ("id", "bison_reply_id", "bison_instance", "workspace_name")
     statement = sql.SQL(
@@ -237,8 +229,7 @@ def _reply_holders(scope: Scope, shape: TableShape) -> pd.DataFrame:
         table=shape.table,
         reply_id=shape.column("t", "bison_reply_id"),
     )
-    with scope.engine.begin() as connection:
-        return _frame(connection, statement, [scope.partition_key])
+    return _frames(scope, statement, scope.partition_key)
 
 
 def _read_column(shape: TableShape, name: str) -> sql.Composable:
@@ -253,11 +244,12 @@ def _microseconds(column: sql.Composable) -> sql.Composable:
     return sql.SQL("(extract(epoch FROM {}) * 1000000)::double precision").format(column)
 
 
-def _frame(connection: Connection, statement: sql.Composed | sql.SQL, parameters: Sequence[Any]) -> pd.DataFrame:
-    """Read a query into a frame of Python objects, ten thousand rows at a time."""
-    columns, blocks = stream_columns(connection, statement, parameters)
-    frames = [pd.DataFrame(block, columns=columns, dtype=object) for block in blocks]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns, dtype=object)
+def _frames(scope: Scope, statement: sql.Composed | sql.SQL, parameter: str) -> Iterator[pd.DataFrame]:
+    """Read a query as frames of Python objects, ten thousand rows at a time."""
+    with scope.engine.begin() as connection:
+        columns, blocks = stream_columns(connection, statement, [parameter])
+        for block in blocks:
+            yield pd.DataFrame(block, columns=columns, dtype=object)
 
 
 # --- the client, in the terms of each step ---------------------------------------------------------------------------

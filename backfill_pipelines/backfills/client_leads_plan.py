@@ -7,7 +7,7 @@ clock, no database. Does not belong here: getting the frames and executing the r
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -74,70 +74,123 @@ class InterestedLead:
 class Source:
     """The source in the plan's terms: the interested leads by key, and the rows that cannot be leads."""
 
+    replies: int
+    unknown_replies: int
+    """Replies whose campaign (or sender) is in no list of the workspace."""
     leads: Sequence[InterestedLead]
+    """In the order of their keys."""
     rejects: Sequence[tuple[str, str]]
     """Pairs of record key and reason."""
 
 
-def interested_leads(replies: pd.DataFrame, leads: pd.DataFrame, *, workspace: Workspace) -> Source:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Winner:
+    """The newest reply of a key so far, with what it says of its sender."""
+
+    reply_id: int
+    lead_id: int | None
+    campaign_id: int | None
+    date_received: float | None
+    address: str | None
+    from_name: str | None
+
+
+_Lead = tuple[str | None, str | None, str | None, str | None, str | None]
+"""Address, first name, last name, company and phone of a lead, as landed."""
+
+
+def interested_leads(replies: Iterable[pd.DataFrame], leads: Iterable[pd.DataFrame], *, workspace: Workspace) -> Source:
     """Group replies into leads.
 
     The key is the lead's address where the lead is known, else the reply's sender's, trimmed and lower-cased. Of a
     lead's replies the one with the highest id wins; its earliest `date_received` is `interested_at`. Bad addresses are
     rejected once per distinct value; in admin mode replies of unknown campaigns are rejected one by one.
 
-    `replies` has reply_id, lead_id, campaign_id, known, date_received (microseconds), from_name, from_email_address;
-    `leads` has lead_id, known, email, first_name, last_name, company, phone.
+    `replies` have reply_id, lead_id, campaign_id, known, date_received (microseconds), from_name, from_email_address;
+    `leads` have lead_id, known, email, first_name, last_name, company, phone. Both are consumed frame by frame, in any
+    order: 200,000 replies as one frame would be half of what a run may take.
     """
-    known_leads = {row.lead_id: row for row in _records(leads) if row.known}
+    known_leads = _known_leads(leads)
     rejects: set[tuple[str, str]] = set()
-    newest: dict[str, Any] = {}
+    newest: dict[str, _Winner] = {}
     earliest: dict[str, float] = {}
-    valid: dict[object, str | None] = {}
-    for reply in _records(replies.sort_values("reply_id")):
+    count = unknown = 0
+    for reply in _records(replies):
+        count += 1
+        unknown += not reply.known
         if not reply.known and not workspace.accepts_unknown:
             rejects.add((f"reply {reply.reply_id}", "unknown_campaign"))
             continue
         lead = known_leads.get(reply.lead_id) if reply.lead_id is not None else None
-        address = lead.email if lead is not None else reply.from_email_address
-        if address not in valid:
-            valid[address] = normalise_email(address)
-        key = valid[address]
+        address = reply.from_email_address if lead is None else lead[0]
+        key = normalise_email(address)
         if key is None:
             rejects.add((comparison_key(address) or "(no address)", "invalid_email"))
             continue
-        newest[key] = reply
-        if not pd.isna(reply.date_received):
-            earliest[key] = min(earliest.get(key, reply.date_received), reply.date_received)
+        date_received = None if pd.isna(reply.date_received) else reply.date_received
+        if key not in newest or newest[key].reply_id < reply.reply_id:
+            newest[key] = _Winner(
+                reply_id=int(reply.reply_id),
+                lead_id=reply.lead_id,
+                campaign_id=reply.campaign_id,
+                date_received=date_received,
+                # One text, not two equal ones.
+                address=key if address == key else address,
+                from_name=reply.from_name if lead is None else None,
+            )
+        if date_received is not None:
+            earliest[key] = min(earliest.get(key, date_received), date_received)
     phones = PhoneNormaliser(workspace.phone_region)
     return Source(
+        replies=count,
+        unknown_replies=unknown,
         leads=[
-            _interested_lead(key, newest[key], known_leads, earliest.get(key), phones=phones) for key in sorted(newest)
+            _interested_lead(key, newest.pop(key), known_leads, earliest.pop(key, None), phones=phones)
+            for key in sorted(newest)
         ],
         rejects=sorted(rejects),
     )
 
 
+def _known_leads(leads: Iterable[pd.DataFrame]) -> dict[int, _Lead]:
+    """The leads that the workspace still has, by id; equal names and companies as one text each."""
+    texts: dict[str, str] = {}
+
+    def shared(text: str | None) -> str | None:
+        return None if text is None else texts.setdefault(text, text)
+
+    return {
+        lead.lead_id: (lead.email, shared(lead.first_name), shared(lead.last_name), shared(lead.company), lead.phone)
+        for lead in _records(leads)
+        if lead.known
+    }
+
+
 def _interested_lead(
-    key: str, reply: Any, known_leads: Mapping[int, Any], interested_at: float | None, *, phones: PhoneNormaliser
+    key: str,
+    winner: _Winner,
+    known_leads: Mapping[int, _Lead],
+    interested_at: float | None,
+    *,
+    phones: PhoneNormaliser,
 ) -> InterestedLead:
-    lead = known_leads.get(reply.lead_id) if reply.lead_id is not None else None
-    first_name, last_name = (
-        split_name(reply.from_name) if lead is None else (_text(lead.first_name), _text(lead.last_name))
-    )
-    phone = None if lead is None else _text(lead.phone)
+    lead = known_leads.get(winner.lead_id) if winner.lead_id is not None else None
+    if lead is None:
+        (first_name, last_name), company, phone = split_name(winner.from_name), None, None
+    else:
+        first_name, last_name, company, phone = (_text(value) for value in lead[1:])
     return InterestedLead(
         key=key,
         # The lead's own spelling: the webhook writes that one, and the table's key is case-sensitive.
-        lead_email=trimmed(reply.from_email_address if lead is None else lead.email),
-        reply_id=int(reply.reply_id),
-        lead_id=reply.lead_id,
-        campaign_id=reply.campaign_id,
-        date_received=None if pd.isna(reply.date_received) else reply.date_received,
+        lead_email=trimmed(winner.address or ""),
+        reply_id=winner.reply_id,
+        lead_id=winner.lead_id,
+        campaign_id=winner.campaign_id,
+        date_received=winner.date_received,
         interested_at=interested_at,
         first_name=first_name,
         last_name=last_name,
-        company=None if lead is None else _text(lead.company),
+        company=company,
         phone=None if phone is None else phones.to_e164(phone) or phone,
     )
 
@@ -152,19 +205,18 @@ def split_name(from_name: str | None) -> tuple[str | None, str | None]:
 
 
 def plan_client_leads(
-    source: Source, existing: pd.DataFrame, holders: pd.DataFrame, *, workspace: Workspace
+    source: Source, existing: Iterable[pd.DataFrame], holders: Iterable[pd.DataFrame], *, workspace: Workspace
 ) -> Iterator[pd.DataFrame]:
     """Say what to do for every lead, as frames of plan rows in the order of the keys.
 
     `existing` has the client's rows (`READ`, times in microseconds); `holders` has the rows of any client that hold one
     of the reply ids of the source: id, bison_reply_id, bison_instance, workspace_name.
     """
-    rows_by_key = _rows_by_key(existing)
-    decisions = {lead.key: _decide(lead, rows_by_key.get(lead.key, []), workspace) for lead in source.leads}
+    decisions = _decide(source, existing, workspace)
     taken = _taken_reply_ids(source.leads, decisions, holders, workspace)
     frame: list[tuple[Any, ...]] = [(TARGET, key, Action.REJECT, reason, None, None) for key, reason in source.rejects]
     for lead in source.leads:
-        action, reason, row = decisions[lead.key]
+        action, reason, row = decisions.get(lead.key, _CREATE)
         if lead.key in taken:
             action, reason = Action.CONFLICT, "reply_id_taken"
         frame.append(_plan_row(lead, action, reason, row, workspace))
@@ -175,20 +227,37 @@ def plan_client_leads(
 
 
 _Decision = tuple[Action, str | None, Any]
+_CREATE: _Decision = (Action.CREATE, None, None)
+_TOMBSTONED: _Decision = (Action.SKIP, "tombstoned", None)
+_UNCHANGED: _Decision = (Action.SKIP, "unchanged", None)
+# The table's key is case-sensitive, so one lead can have two rows; choosing one would be a guess.
+_DUPLICATE: _Decision = (Action.CONFLICT, "duplicate_rows", None)
 
 
-def _decide(lead: InterestedLead, rows: Sequence[Any], workspace: Workspace) -> _Decision:
-    """Create, update or skip one lead, by the client's rows with its key."""
-    living = [row for row in rows if pd.isna(row.deleted_at)]
-    if not rows:
-        return Action.CREATE, None, None
-    if not living:
-        return Action.SKIP, "tombstoned", None
-    if len(living) > 1:
-        # The table's key is case-sensitive, so one lead can have two rows; choosing one would be a guess.
-        return Action.CONFLICT, "duplicate_rows", None
-    changed = changed_columns(lead, living[0], workspace)
-    return (Action.UPDATE, None, living[0]) if changed else (Action.SKIP, "unchanged", None)
+def _decide(
+    source: Source, existing: Iterable[pd.DataFrame], workspace: Workspace, *, extra: list[str] | None = None
+) -> dict[str, _Decision]:
+    """Update or skip the leads that have rows, by key; those without are left out: they are to be created.
+
+    A row is looked at once and kept only where it has to change. `extra` takes the ids of living interested rows whose
+    lead the source does not have. Rows without an address are left alone.
+    """
+    leads = {lead.key: lead for lead in source.leads}
+    decisions: dict[str, _Decision] = {}
+    for row in _records(existing):
+        key = comparison_key(row.lead_email)
+        living = pd.isna(row.deleted_at)
+        if key is None or key not in leads:
+            if extra is not None and key is not None and living and row.interested is True:
+                extra.append(str(row.id))
+        elif not living:
+            decisions.setdefault(key, _TOMBSTONED)
+        elif decisions.get(key, _TOMBSTONED) is not _TOMBSTONED:
+            decisions[key] = _DUPLICATE
+        else:
+            changed = changed_columns(leads[key], row, workspace)
+            decisions[key] = (Action.UPDATE, None, row) if changed else _UNCHANGED
+    return decisions
 
 
 def _plan_row(
@@ -253,7 +322,7 @@ def changed_columns(lead: InterestedLead, row: Any, workspace: Workspace) -> dic
 def _taken_reply_ids(
     leads: Sequence[InterestedLead],
     decisions: Mapping[str, _Decision],
-    holders: pd.DataFrame,
+    holders: Iterable[pd.DataFrame],
     workspace: Workspace,
 ) -> set[str]:
     """The keys of leads whose reply id another row holds and keeps.
@@ -261,26 +330,30 @@ def _taken_reply_ids(
     A row that this very plan moves to a higher reply gives its id up; one that turns out to be a conflict itself does
     not, and so on until nothing changes.
     """
-    holders_of: dict[int, list[Any]] = defaultdict(list)
-    for holder in _records(holders):
-        if _same_reply(holder, workspace):
-            holders_of[int(holder.bison_reply_id)].append(holder.id)
     moves: dict[object, str] = {}
     wanting: list[InterestedLead] = []
     for lead in leads:
-        action, _, row = decisions[lead.key]
+        action, _, row = decisions.get(lead.key, _CREATE)
         if action is Action.CREATE:
             wanting.append(lead)
         elif action is Action.UPDATE and "bison_reply_id" in changed_columns(lead, row, workspace):
             moves[row.id] = lead.key
             wanting.append(lead)
+    wanted = {lead.reply_id for lead in wanting}
+    holders_of: dict[int, list[Any]] = defaultdict(list)
+    for holder in _records(holders):
+        if int(holder.bison_reply_id) in wanted and _same_reply(holder, workspace):
+            holders_of[int(holder.bison_reply_id)].append(holder.id)
     taken: set[str] = set()
     while True:
         found = {
             lead.key
             for lead in wanting
             if lead.key not in taken
-            and any(moves.get(holder, lead.key) in taken or holder not in moves for holder in holders_of[lead.reply_id])
+            and any(
+                moves.get(holder, lead.key) in taken or holder not in moves
+                for holder in holders_of.get(lead.reply_id, ())
+            )
         }
         if not found:
             return taken
@@ -309,49 +382,35 @@ class Comparison:
     """Ids of the rows."""
 
 
-def compare(source: Source, existing: pd.DataFrame, *, workspace: Workspace, left_alone: Collection[str]) -> Comparison:
+def compare(
+    source: Source, existing: Iterable[pd.DataFrame], *, workspace: Workspace, left_alone: Collection[str]
+) -> Comparison:
     """Compare the interested leads with the client's rows as they are now.
 
     `left_alone` are keys that the newest plan rejected or left as a conflict: they explain a difference.
     """
-    rows_by_key = _rows_by_key(existing)
+    extra: list[str] = []
+    decisions = _decide(source, existing, workspace, extra=extra)
     equal, explained = 0, 0
     missing: list[InterestedLead] = []
     different: list[InterestedLead] = []
     for lead in source.leads:
-        action = _decide(lead, rows_by_key.get(lead.key, []), workspace)[0]
-        if action is Action.SKIP and any(pd.isna(row.deleted_at) for row in rows_by_key[lead.key]):
+        decision = decisions.get(lead.key, _CREATE)
+        if decision is _UNCHANGED:
             equal += 1
-        elif action in (Action.SKIP, Action.CONFLICT) or lead.key in left_alone:
+        elif decision in (_TOMBSTONED, _DUPLICATE) or lead.key in left_alone:
             explained += 1
-        elif action is Action.CREATE:
+        elif decision is _CREATE:
             missing.append(lead)
         else:
             different.append(lead)
-    keys = {lead.key for lead in source.leads}
-    extra = [
-        str(row.id)
-        for key, rows in rows_by_key.items()
-        if key not in keys
-        for row in rows
-        if row.interested is True and pd.isna(row.deleted_at)
-    ]
     return Comparison(equal=equal, missing=missing, different=different, explained=explained, extra=sorted(extra))
 
 
-def _rows_by_key(existing: pd.DataFrame) -> dict[str, list[Any]]:
-    """The client's rows by comparison key; rows without an address are left alone."""
-    rows: dict[str, list[Any]] = defaultdict(list)
-    for row in _records(existing):
-        key = comparison_key(row.lead_email)
-        if key is not None:
-            rows[key].append(row)
-    return rows
-
-
-def _records(frame: pd.DataFrame) -> Iterator[Any]:
-    """The rows of a frame of Python objects, as named tuples."""
-    return iter(frame.itertuples(index=False))
+def _records(frames: Iterable[pd.DataFrame]) -> Iterator[Any]:
+    """The rows of frames of Python objects, as named tuples."""
+    for frame in frames:
+        yield from frame.itertuples(index=False)
 
 
 def as_iso(microseconds: float | None) -> str | None:

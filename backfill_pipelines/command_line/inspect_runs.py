@@ -16,7 +16,6 @@ from sqlalchemy import Row, select
 
 from backfill_pipelines.command_line.failures import UsageError, print_json
 from backfill_pipelines.command_line.output import wide_console
-from backfill_pipelines.command_line.run import backfill_named
 from backfill_pipelines.database.tables import change
 from backfill_pipelines.engine.ledger import Run
 from backfill_pipelines.engine.plan import Action
@@ -28,6 +27,9 @@ _MASK = "•••"
 def show_status(name: str | None, *, as_json: bool) -> int:
     """Print the newest run of every partition; returns the exit code."""
     if name is not None:
+        # Only here: it brings Dagster, which takes longer to import than all the rest takes.
+        from backfill_pipelines.command_line.run import backfill_named
+
         backfill_named(name)
     with open_database() as (_, ledger):
         runs = ledger.newest_runs(name)

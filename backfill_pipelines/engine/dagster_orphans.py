@@ -22,17 +22,18 @@ def own_runs(locks: AdvisoryLocks) -> dict[str, str]:
 
     The daemon does not retry such a run: whoever typed the command decides that.
     """
-    owner = uuid4().hex
+    # Dagster's storage may serve commands that work on several databases, whose locks do not see each other.
+    owner = f"{locks.place}-{uuid4().hex}"
     locks.try_acquire(_lock_name(owner))
     return {OWNER_TAG: owner, "dagster/max_retries": "0"}
 
 
 def end_orphaned_runs(instance: dg.DagsterInstance, locks: AdvisoryLocks) -> list[str]:
-    """Mark as failed the runs in progress whose owner's lock is free; returns their ids."""
+    """Mark as failed the runs in progress on this database whose owner's lock is free; returns their ids."""
     ended: list[str] = []
     for run in instance.get_runs(filters=dg.RunsFilter(statuses=_IN_PROGRESS)):
         owner = run.tags.get(OWNER_TAG)
-        if owner is None or not locks.try_acquire(_lock_name(owner)):
+        if owner is None or not owner.startswith(f"{locks.place}-") or not locks.try_acquire(_lock_name(owner)):
             continue
         try:
             instance.report_run_failed(

@@ -170,7 +170,8 @@ class SqlTarget:
             """
         ).format(
             rows=_ROWS,
-            preset=sql.SQL("" if given or preset is None else f"{preset} AS id,"),
+            # Doubled: the statement has placeholders, and a default may hold a % of its own.
+            preset=sql.SQL("" if given or preset is None else preset.replace("%", "%%") + " AS id,"),
             stale=sql.Literal(STALE),
             guard=self.create_guard,
             actual=_listed(sql.Identifier(self.shape.actual(name)) for name in names),

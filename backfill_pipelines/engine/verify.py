@@ -14,7 +14,6 @@ from backfill_pipelines.engine.ledger import Mode, Request, Run
 from backfill_pipelines.engine.partition_run import as_json, guarded, holding_partition
 from backfill_pipelines.engine.runtime import Runtime
 
-
 NOT_COMPARED = Reconciliation(equal=0, missing=0, extra=0, different=0, passed=False)
 
 

@@ -74,7 +74,7 @@ def frame(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataF
 
 
 def source_of(replies: Sequence[Row], leads: Sequence[Row], *, of: Workspace) -> Source:
-    return interested_leads(frame(replies, REPLY_COLUMNS), frame(leads, LEAD_COLUMNS), workspace=of)
+    return interested_leads([frame(replies, REPLY_COLUMNS)], [frame(leads, LEAD_COLUMNS)], workspace=of)
 
 
 def own_rows(table: Sequence[Row]) -> pd.DataFrame:
@@ -87,8 +87,8 @@ def plan(replies: Sequence[Row], leads: Sequence[Row], table: Sequence[Row], *, 
     holders = [row for row in table if row["bison_reply_id"] in ids]
     frames = plan_client_leads(
         source_of(replies, leads, of=of),
-        own_rows(table),
-        frame(holders, ("id", "bison_reply_id", "bison_instance", "workspace_name")),
+        [own_rows(table)],
+        [frame(holders, ("id", "bison_reply_id", "bison_instance", "workspace_name"))],
         workspace=of,
     )
     return [row for each in frames for row in each.to_dict("records")]

@@ -233,7 +233,7 @@ def test_verification_after_a_load_finds_nothing_missing_and_nothing_different(w
     planned = world.plan()
     left_alone = {row["record_key"] for row in planned if row["action"] in ("conflict", "reject")}
     source = source_of(world.replies, world.leads, of=world.of)
-    found = compare(source, own_rows(applied(world.table, planned)), workspace=world.of, left_alone=left_alone)
+    found = compare(source, [own_rows(applied(world.table, planned))], workspace=world.of, left_alone=left_alone)
     assert (found.missing, found.different) == ([], [])
     assert found.equal + found.explained == len(source.leads)
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qs
 
+from pydantic import SecretStr
 from sqlalchemy import text
 
-from backfill_pipelines.database.connection import create_database_engine, normalise_database_url
+from backfill_pipelines.database.connection import create_database_engine
 from backfill_pipelines_tests.backfills.agency import AMBER, Agency
 from backfill_pipelines_tests.installation import Installation, Outcome
-from pydantic import SecretStr
 
 IDENTITY = ("id", "created_at", "updated_at")
 
@@ -76,16 +76,13 @@ def requests_so_far(agency: Agency) -> int:
     return max((each.number for each in agency.server.requests), default=0)
 
 
-def dagster_runs(installation: Installation) -> dict[str, str]:
-    """State by id of the Dagster runs of this installation, whose registry no other test has."""
-    mine = {row["id"] for row in installation.agency.query("SELECT dagster_run_id AS id FROM backfill.run")}
-    engine = create_database_engine(
-        SecretStr(normalise_database_url(installation.environ["DAGSTER_POSTGRES_URL"].replace("+psycopg2", "")))
-    )
+def dagster_status(installation: Installation, run_id: str) -> str:
+    """The state of a Dagster run."""
+    engine = create_database_engine(SecretStr(installation.environ["DAGSTER_POSTGRES_URL"]))
     with engine.connect() as connection:
-        found = connection.execute(text("SELECT run_id, status FROM runs")).all()
+        status = connection.scalar(text("SELECT status FROM runs WHERE run_id = :run_id"), {"run_id": run_id})
     engine.dispose()
-    return {row.run_id: row.status for row in found if row.run_id in mine}
+    return str(status)
 
 
 def check_as_if_undisturbed(installation: Installation, last: Outcome, rows: list[dict[str, Any]]) -> None:

@@ -45,7 +45,9 @@ class Gate:
 
 
 @contextmanager
-def gate(engine: Engine, *, before: Literal["INSERT", "UPDATE", "DELETE"], of: str, when: str = "true") -> Iterator[Gate]:
+def gate(
+    engine: Engine, *, before: Literal["INSERT", "UPDATE", "DELETE"], of: str, when: str = "true"
+) -> Iterator[Gate]:
     """Shut a gate before each row of a kind of statement on a table, where a condition (SQL) holds by then.
 
     The trigger stays with the database, which is the test's own; opened, it lets everything pass.

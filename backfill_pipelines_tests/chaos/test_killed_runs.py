@@ -14,6 +14,7 @@ from backfill_pipelines_tests.chaos.aftermath import (
     check_as_if_undisturbed,
     client_leads_of,
     cursor,
+    dagster_status,
     identities,
     journal,
     ledger,
@@ -32,7 +33,9 @@ def test_killed_between_two_pages_of_replies_the_next_run_asks_for_the_next_page
     installation: Installation, undisturbed: Rows
 ) -> None:
     agency = installation.agency
-    with gate(agency.database, before="INSERT", of="backfill.bison_reply", when=_at_least(30, "backfill.bison_reply")) as shut:
+    with gate(
+        agency.database, before="INSERT", of="backfill.bison_reply", when=_at_least(30, "backfill.bison_reply")
+    ) as shut:
         killed = installation.start(*RUN)
         shut.wait_until_reached()
         killed.kill()
@@ -48,7 +51,9 @@ def test_killed_between_two_pages_of_leads_the_next_run_asks_for_the_next_page(
     installation: Installation, undisturbed: Rows
 ) -> None:
     agency = installation.agency
-    with gate(agency.database, before="INSERT", of="backfill.bison_lead", when=_at_least(12, "backfill.bison_lead")) as shut:
+    with gate(
+        agency.database, before="INSERT", of="backfill.bison_lead", when=_at_least(12, "backfill.bison_lead")
+    ) as shut:
         killed = installation.start(*RUN)
         shut.wait_until_reached()
         killed.kill()
@@ -68,7 +73,9 @@ def test_killed_while_leads_are_read_by_id_the_next_run_reads_the_rest(
     installation.killed_at(Trigger(path="/leads/*", workspace=AMBER, nth=3), *RUN)
     before = requests_so_far(agency)
     done = installation(*RUN)
-    assert not [path for path, page in asked(agency, since=before) if page is not None and path in ("/replies", "/leads")]
+    assert not [
+        path for path, page in asked(agency, since=before) if page is not None and path in ("/replies", "/leads")
+    ]
     check_as_if_undisturbed(installation, done, undisturbed)
 
 
@@ -82,10 +89,13 @@ def test_killed_right_after_planning_the_next_run_loads_that_plan_and_asks_the_v
         killed.kill()
     (planned,) = ledger(agency)
     assert (planned["state"], agency.written(), journal(agency)) == ("running", 0, {"planned": len(undisturbed)})
+    abandoned = planned["dagster_run_id"]
+    assert dagster_status(installation, abandoned) == "STARTED"
     before = requests_so_far(agency)
     done = installation(*RUN)
     assert asked(agency, since=before) == []
     assert done.partitions[AMBER]["plan_hash"] == planned["plan_hash"]
+    assert dagster_status(installation, abandoned) == "FAILURE", "or it holds a place in the run queue for a day"
     check_as_if_undisturbed(installation, done, undisturbed)
 
 
@@ -123,7 +133,9 @@ def test_killed_between_an_effect_and_its_journal_row_neither_of_them_has_happen
     with gate(agency.database, before="INSERT", of="client_leads") as shut:
         killed = installation.start(*RUN)
         shut.wait_until_reached()
-        locks = "SELECT count(*) AS n FROM pg_locks WHERE relation = 'client_leads'::regclass AND mode = 'RowExclusiveLock'"
+        locks = (
+            "SELECT count(*) AS n FROM pg_locks WHERE relation = 'client_leads'::regclass AND mode = 'RowExclusiveLock'"
+        )
         assert agency.query(locks)[0]["n"] == 1, "the update has happened in the transaction that now creates"
         killed.kill()
     # Its session may still be at work on the statement; it learns of its client's death when it wants to answer.
@@ -140,7 +152,9 @@ def test_killed_during_undo_the_next_undo_takes_back_the_rest(installation: Inst
     agency = installation.agency
     run_id = installation(*RUN).partitions[AMBER]["run_id"]
     other = installation("run", "client_leads", "--client", CAFE, "--json").partitions[CAFE]
-    with gate(agency.database, before="DELETE", of="client_leads", when=_at_most(20 + other["counts"]["applied"])) as shut:
+    with gate(
+        agency.database, before="DELETE", of="client_leads", when=_at_most(20 + other["counts"]["applied"])
+    ) as shut:
         killed = installation.start("undo", run_id, "--json", variation=Variation(batch_rows=5))
         shut.wait_until_reached()
         killed.kill()

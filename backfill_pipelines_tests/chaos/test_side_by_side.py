@@ -13,9 +13,7 @@ RUN = ("run", "client_leads", "--json", "--client")
 Rows = list[dict[str, Any]]
 
 
-def test_a_second_run_of_a_partition_is_refused_while_others_run(
-    installation: Installation, undisturbed: Rows
-) -> None:
+def test_a_second_run_of_a_partition_is_refused_while_others_run(installation: Installation, undisturbed: Rows) -> None:
     agency = installation.agency
     mine = f"NEW.workspace_name = '{agency.name_of(AMBER)}'"
     with gate(agency.database, before="INSERT", of="client_leads", when=mine) as shut:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dagster as dg
 import pytest
 
-from backfill_pipelines.definitions import build_defs
+from backfill_pipelines.definitions import all_backfills, build_defs
 from backfill_pipelines.engine.dagster_adapter import job_name
-from backfill_pipelines.definitions import all_backfills
 from backfill_pipelines_tests.backfills.agency import AMBER, CAFE, DOVETAIL, Document, Edit
 from backfill_pipelines_tests.installation import Installation
 
@@ -81,11 +80,15 @@ def test_a_stored_plan_is_loaded_within_a_day_only(
     (backfill,) = (each for each in all_backfills() if each.name == "client_leads")
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions("client_leads", [CAFE])
-        result = build_defs().resolve_job_def(job_name(backfill)).execute_in_process(
-            instance=instance,
-            partition_key=CAFE,
-            asset_selection=[dg.AssetKey(["client_leads", backfill.target_asset])],
-            raise_on_error=False,
+        result = (
+            build_defs()
+            .resolve_job_def(job_name(backfill))
+            .execute_in_process(
+                instance=instance,
+                partition_key=CAFE,
+                asset_selection=[dg.AssetKey(["client_leads", backfill.target_asset])],
+                raise_on_error=False,
+            )
         )
     (newest,) = installation("status", "--json").document["runs"]
     assert (result.success, newest["error_code"]) == (code is None, code)

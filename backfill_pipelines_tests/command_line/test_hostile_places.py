@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 from backfill_pipelines_tests.backfills.agency import AMBER, CAFE, DOVETAIL
 from backfill_pipelines_tests.installation import LONG_ENOUGH, Installation
@@ -20,20 +17,14 @@ def test_a_home_that_cannot_be_made_is_one_sentence(installation: Installation) 
     (installation.folder / ".backfill").write_text("not a folder")
     for variable in ("DATABASE_URL", "DAGSTER_POSTGRES_URL"):
         kept = installation.environ.pop(variable)
-        told = installation.refused(_code(variable), "run", "client_leads", "--client", CAFE)
+        told = installation.refused("embedded_server_folder", "run", "client_leads", "--client", CAFE)
         assert str(installation.folder / ".backfill") in told
         installation.environ[variable] = kept
     assert "cannot be used" in installation.refused("file_unusable", "run", "client_leads", "--client", CAFE)
     assert "cannot be used" in installation.refused("file_unusable", "demo", "--clients", "1")
 
 
-def _code(variable: str) -> str:
-    return {"DATABASE_URL": "embedded_server_folder", "DAGSTER_POSTGRES_URL": "embedded_server_folder"}[variable]
-
-
-def test_a_current_folder_that_is_gone_is_one_sentence(
-    installation: Installation, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_current_folder_that_is_gone_is_one_sentence(installation: Installation) -> None:
     gone = installation.folder / "gone"
     gone.mkdir()
     installation.environ["PWD"] = str(gone)
@@ -82,7 +73,3 @@ def test_a_locale_without_letters_and_closed_streams_stop_no_command(installatio
     assert (done.returncode, done.stderr) == (0, "")
     assert "\\u2022\\u2022\\u2022" in done.stdout
     assert "Traceback" not in done.stdout
-
-
-def test_the_home_of_the_tests_is_not_the_users(installation: Installation) -> None:
-    assert not (Path.cwd() / ".backfill" / str(os.getpid())).exists()

@@ -6,6 +6,7 @@ expected of it.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -21,10 +22,11 @@ from typing import Any
 
 import httpx
 
-LONG_ENOUGH = 120.0
+LONG_ENOUGH = 180.0
 """Seconds after which what a test waits for will not come any more. The daemon looks for backfills every 30."""
 _BETWEEN_LOOKS = 0.25
 _END_SECONDS = 60.0
+_SET_SIGNAL_OF_PARENTS_DEATH = 1
 _ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 
 SOURCE = ["client_leads", "email_bison_replies"]
@@ -236,9 +238,10 @@ class DagsterUi:
 
     def partitions(self, asset: Sequence[str] = TARGET) -> dict[str, set[str]]:
         """The partitions of an asset by their state: materialized, failed, missing."""
+        statuses = "materializedPartitions failedPartitions unmaterializedPartitions"
         found = self.ask(
             "query ($k: AssetKeyInput!) { assetNodeOrError(assetKey: $k) { ... on AssetNode { assetPartitionStatuses {"
-            " ... on DefaultPartitionStatuses { materializedPartitions failedPartitions unmaterializedPartitions } } } } }",
+            f" ... on DefaultPartitionStatuses {{ {statuses} }} }} }} }} }}",
             k={"path": list(asset)},
         )["assetPartitionStatuses"]
         failed, missing = set(found["failedPartitions"]), set(found["unmaterializedPartitions"])
@@ -265,6 +268,7 @@ def running_ui(folder: Path, environ: Mapping[str, str]) -> Iterator[DagsterUi]:
             env=dict(environ),
             stdout=output,
             stderr=subprocess.STDOUT,
+            preexec_fn=_end_with_this_process if sys.platform == "linux" else None,  # noqa: PLW1509 - one system call
         )
     ui = DagsterUi(f"http://127.0.0.1:{port}")
     try:
@@ -281,6 +285,11 @@ def running_ui(folder: Path, environ: Mapping[str, str]) -> Iterator[DagsterUi]:
                 process.wait(_END_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def _end_with_this_process() -> None:
+    """Let the kernel send SIGTERM when the tests' own process is killed: five processes would stay for ever."""
+    ctypes.CDLL(None).prctl(_SET_SIGNAL_OF_PARENTS_DEATH, signal.SIGTERM)
 
 
 def _answers(url: str) -> bool:

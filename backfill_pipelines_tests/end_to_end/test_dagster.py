@@ -55,6 +55,9 @@ class Stage:
     def keys(self) -> list[str]:
         return self.agency.bison.state.world.client_keys()
 
+    def instance_of(self, key: str) -> str:
+        return self.agency.bison.state.world.client(key)[0].name
+
     def ledger(self, key: str) -> list[dict[str, Any]]:
         """The runs of a partition, oldest first."""
         return self.agency.query("SELECT * FROM backfill.run WHERE partition_key = :key ORDER BY started_at", key=key)
@@ -248,7 +251,10 @@ def test_each_partition_shows_its_counts_and_source_against_target(story: Story,
     for key in run.materialized():
         rows = len(stage.agency.oracle(key))
         shown = run.metadata(key)
-        assert (shown["rows"], shown["verified"], shown["warnings"]) == (rows, True, "none")
+        assert (shown["rows"], shown["verified"]) == (rows, True)
+        # The lists of the client whose token has expired cannot be read, which weakens its neighbours' proof.
+        neighbours = stage.instance_of(key) == stage.instance_of(story.failing)
+        assert shown["warnings"] == ("proof_partial" if neighbours else "none")
         assert f"| create | {rows} |" in shown["counts"]
         assert f"| applied | {rows} |" in shown["counts"]
         assert f"| equal | {rows} |\n| missing | 0 |" in shown["source vs target"]
@@ -258,9 +264,7 @@ def test_each_partition_shows_its_counts_and_source_against_target(story: Story,
 
 def test_the_check_counts_the_partitions_that_are_equal(story: Story) -> None:
     (first,), (again,) = story.first, story.again
-    passed, words, _ = first.check()
-    assert passed
-    assert words.split(" ")[0] == words.split(" ")[2] >= "5"
+    assert first.check()[:2] == (True, "5 of 5 partitions are equal.")
     assert again.check()[0]
     passed, words, shown = story.check_alone.check()
     assert (passed, words) == (True, "9 of 9 partitions are equal.")

@@ -30,6 +30,7 @@ class Calls:
     batch_rows: int = 2
     window_rows: int = 8
     concurrency: int = 2
+    asked: list[list[str]] = field(default_factory=list)
     sent: list[list[str]] = field(default_factory=list)
     looked_up: list[list[str]] = field(default_factory=list)
     at_once: int = 0
@@ -42,6 +43,7 @@ class Calls:
         return {}
 
     async def write(self, changes: Sequence[Change]) -> Sequence[Outcome]:
+        self.asked.append([change.record_key for change in changes])
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(0)
@@ -89,7 +91,7 @@ def test_once_a_batch_has_failed_no_other_is_begun(emptied: sqlalchemy.Engine) -
     run_id = plan_people(emptied, KEYS)
     with pytest.raises(ConfigurationError):
         load(emptied, run_id, target)
-    assert target.sent == [["p0"], ["p1"], ["p2"]]
+    assert target.asked == [["p0"], ["p1"], ["p2"], ["p3"]]
     assert states(emptied, run_id) == {"applied": 3, "planned": 5}
 
 

@@ -105,6 +105,20 @@ def test_an_insert_under_way_is_waited_for_and_not_doubled(leads: ClientLeads) -
     assert len(leads.rows()) == 2
 
 
+def test_a_change_under_way_is_waited_for_and_not_undone(leads: ClientLeads) -> None:
+    row = leads.insert(lead_email="a@example.com", company="Old Ltd")
+    run_id = leads.planned_and_loaded([create(1), update(row, company=OURS)])
+    with ThreadPoolExecutor(1) as threads, leads.engine.connect() as other:
+        other.exec_driver_sql("UPDATE client_leads SET notes = 'rang' WHERE lead_email = 'Lead1@example.com'")
+        other.exec_driver_sql("UPDATE client_leads SET company = 'Theirs' WHERE id = %s", (row["id"],))
+        undoing = threads.submit(leads.undo, run_id)
+        wait_until_the_load_waits(leads)
+        other.commit()
+        assert undoing.result() == {"changed_since": 2}
+    assert leads.named("Lead1@example.com")["notes"] == "rang"
+    assert leads.row(row["id"])["company"] == "Theirs"
+
+
 def test_rows_that_somebody_keeps_locked_end_the_load_for_now_and_fail_no_row(
     leads: ClientLeads, monkeypatch: pytest.MonkeyPatch
 ) -> None:

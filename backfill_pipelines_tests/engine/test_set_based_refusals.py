@@ -164,6 +164,19 @@ def test_a_broken_trigger_stops_the_load_with_one_sentence_and_blames_no_row(own
     assert set(own_leads.outcomes(run_id)) == {("planned", None)}
 
 
+def test_ids_that_a_trigger_changes_stop_the_load_since_the_journal_could_not_name_the_rows(
+    own_leads: ClientLeads,
+) -> None:
+    own_leads.execute(RAISES.format("NEW.id := gen_random_uuid();"))
+    own_leads.execute(REFUSES)
+    run_id = own_leads.plan([create(1), create(2)])
+    with pytest.raises(DataError) as caught:
+        own_leads.load(run_id)
+    assert caught.value.code == "target_refused"
+    assert own_leads.rows() == []
+    assert own_leads.outcomes(run_id) == [("planned", None)] * 2
+
+
 def test_a_statement_time_limit_is_met_by_smaller_batches(own_leads: ClientLeads) -> None:
     own_leads.execute(RAISES.format("PERFORM pg_sleep(0.02);"))
     own_leads.execute(REFUSES)
