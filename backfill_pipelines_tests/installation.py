@@ -279,7 +279,7 @@ def make_installation(
     capture: pytest.CaptureFixture[str],
 ) -> Installation:
     """An installation beside a sandbox that was reset, with a `DATABASE_URL` of its own."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH") if name in os.environ}
     agency = Agency(bison=bison, server=server, database=database, database_url=database_url, folder=folder)
     installation = Installation(
         agency=agency,

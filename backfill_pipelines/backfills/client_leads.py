@@ -18,16 +18,8 @@ from psycopg import sql
 from pydantic import Field
 from sqlalchemy import delete, text
 
-from backfill_pipelines.backfills.client_leads_plan import (
-    READ,
-    TARGET,
-    WRITTEN,
-    Source,
-    Workspace,
-    compare,
-    interested_leads,
-    plan_client_leads,
-)
+from backfill_pipelines.backfills.client_leads_grouping import Source, Workspace, interested_leads
+from backfill_pipelines.backfills.client_leads_plan import READ, TARGET, WRITTEN, compare, plan_client_leads
 from backfill_pipelines.backfills.client_leads_proof import bison_access, forget_lists, proven_workspace, token_of
 from backfill_pipelines.backfills.client_leads_source import REPLIES, Extraction, ForeignRowsError
 from backfill_pipelines.database.bulk import copy_rows, stream_columns

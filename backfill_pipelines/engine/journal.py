@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Connection, Integer, any_, func, literal, select, text
+from sqlalchemy import ARRAY, ColumnElement, Connection, Integer, any_, func, literal, select, text
 
 from backfill_pipelines.database.tables import change
 from backfill_pipelines.engine.plan import EXECUTED
@@ -66,25 +66,28 @@ class Outcome:
     record_id: str | None = None
 
 
-def remaining_rows(connection: Connection, run_id: UUID, *, limit: int | None) -> list[int]:
+def remaining_rows(connection: Connection, run_id: UUID, *, limit: int | None) -> Sequence[int]:
     """The numbers (`seq`) of the rows that are planned and not yet executed, in order."""
-    statement = (
-        select(change.c.seq)
-        .where(change.c.run_id == run_id, change.c.state == ChangeState.PLANNED, change.c.action.in_(EXECUTED))
-        .order_by(change.c.seq)
-        .limit(limit)
-    )
-    return list(connection.scalars(statement))
+    planned = (change.c.state == ChangeState.PLANNED) & change.c.action.in_(EXECUTED)
+    return _numbers(connection, (change.c.run_id == run_id) & planned)[:limit]
 
 
-def applied_rows(connection: Connection, run_id: UUID) -> list[int]:
+def applied_rows(connection: Connection, run_id: UUID) -> Sequence[int]:
     """The numbers of the rows that a run has applied and that are not undone, last one first."""
-    statement = (
-        select(change.c.seq)
-        .where(change.c.run_id == run_id, change.c.state == ChangeState.APPLIED)
-        .order_by(change.c.seq.desc())
-    )
-    return list(connection.scalars(statement))
+    return _numbers(connection, (change.c.run_id == run_id) & (change.c.state == ChangeState.APPLIED))[::-1]
+
+
+def _numbers(connection: Connection, which: ColumnElement[bool]) -> Sequence[int]:
+    """The numbers of such rows, in order: a range where none is missing between the first and the last.
+
+    So it is in a large plan, of which 200,000 numbers in a list would be a tenth of the time of its load.
+    """
+    first, last, count = connection.execute(
+        select(func.min(change.c.seq), func.max(change.c.seq), func.count()).where(which)
+    ).one()
+    if count and last - first + 1 == count:
+        return range(first, last + 1)
+    return list(connection.scalars(select(change.c.seq).where(which).order_by(change.c.seq)))
 
 
 def executed_count(connection: Connection, run_id: UUID) -> int:

@@ -175,11 +175,11 @@ class RecordLoad:
         if outcomes:
             await asyncio.to_thread(self._write, outcomes)
 
-    def _remaining(self, limit: int | None) -> list[int]:
+    def _remaining(self, limit: int | None) -> Sequence[int]:
         with self.engine.connect() as connection:
             return remaining_rows(connection, self.run_id, limit=limit)
 
-    def _applied(self) -> list[int]:
+    def _applied(self) -> Sequence[int]:
         with self.engine.connect() as connection:
             return applied_rows(connection, self.run_id)
 

@@ -12,7 +12,7 @@ import os
 import queue
 import threading
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -99,16 +99,25 @@ class Runtime:
         An interrupt of this thread (Ctrl-C, Dagster ending a run) asks the partitions to stop at their next safe point,
         waits until they have, and is raised again: nothing is left half-done, and nobody is left waiting.
         """
-        finished: queue.SimpleQueue[Future[_Result]] = queue.SimpleQueue()
-        futures = [asyncio.run_coroutine_threadsafe(work, self._loop) for work in works]
-        for future in futures:
-            future.add_done_callback(finished.put)
+        finished: queue.SimpleQueue[asyncio.Task[_Result]] = queue.SimpleQueue()
+        begun: list[asyncio.Task[_Result]] = []  # touched on the loop's thread alone
+
+        async def begin() -> None:
+            for work in works:
+                begun.append(asyncio.ensure_future(work))
+                begun[-1].add_done_callback(finished.put)
+
+        async def end() -> None:
+            await asyncio.gather(*begun, return_exceptions=True)
+
         try:
-            for _ in futures:
+            asyncio.run_coroutine_threadsafe(begin(), self._loop)
+            for _ in works:
                 yield _wait(finished).result()
         except BaseException:
             self.stop.set()
-            wait(futures)
+            # The loop takes this up after `begin`, so it waits for all of them, wherever in there the interrupt came.
+            asyncio.run_coroutine_threadsafe(end(), self._loop).result()
             raise
 
     def close(self) -> None:
@@ -136,7 +145,7 @@ class Runtime:
         self.close()
 
 
-def _wait(finished: queue.SimpleQueue[Future[_Result]]) -> Future[_Result]:
+def _wait(finished: queue.SimpleQueue[asyncio.Task[_Result]]) -> asyncio.Task[_Result]:
     """Wait in short turns: a thread that waits for good on a lock does not see its signals on every platform."""
     while True:
         try:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from backfill_pipelines.backfills.client_leads_plan import READ, Source, Workspace, interested_leads, plan_client_leads
+from backfill_pipelines.backfills.client_leads_grouping import Source, Workspace, interested_leads
+from backfill_pipelines.backfills.client_leads_plan import READ, plan_client_leads
 
 Row = dict[str, Any]
 

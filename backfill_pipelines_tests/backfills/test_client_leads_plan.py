@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from backfill_pipelines.backfills.client_leads_plan import split_name
+from backfill_pipelines.backfills.client_leads_grouping import split_name
 from backfill_pipelines.backfills.client_leads_source import phone_of
 from backfill_pipelines_tests.backfills.planned_table import (
     ELSEWHERE,

@@ -10,13 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backfill_pipelines.backfills.client_leads_plan import (
-    FILLED_WHEN_EMPTY,
-    MOVED_WITH_THE_REPLY,
-    WRITTEN,
-    Workspace,
-    compare,
-)
+from backfill_pipelines.backfills.client_leads_grouping import Workspace
+from backfill_pipelines.backfills.client_leads_plan import FILLED_WHEN_EMPTY, MOVED_WITH_THE_REPLY, WRITTEN, compare
 from backfill_pipelines.engine.email_address import comparison_key
 from backfill_pipelines_tests.backfills.planned_table import (
     ELSEWHERE,

@@ -21,6 +21,8 @@ from backfill_pipelines.sandbox.server import SandboxServer, SandboxStartError
 from backfill_pipelines_tests.sandbox.conftest import AMBER, CAFE, Connect
 
 FOREGROUND = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from backfill_pipelines.sandbox.entry import build_sandbox, serve_sandbox
 try:
     serve_sandbox(build_sandbox(clients=2, scale=0.01), lambda sandbox: print(sandbox.registry_yaml(), flush=True))
