@@ -1,12 +1,13 @@
 """The one place where the engine meets Dagster: a backfill becomes assets, a check, a job and a schedule.
 
-Belongs here: partitions in and out of Dagster, isolation of partitions inside a run, materializations and metadata.
-Does not belong here: what a partition's run does (`partition_run.py`); nothing in here decides anything about data.
+Belongs here: partitions in and out of Dagster, isolation of partitions inside a run, materializations. Does not belong
+here: what a partition's run does (`partition_run.py`), nor how its figures look (`dagster_metadata.py`); nothing in
+here decides anything about data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -14,10 +15,10 @@ import dagster as dg
 from pydantic import create_model
 
 from backfill_pipelines.engine.backfill import Backfill, RunOptions
+from backfill_pipelines.engine.dagster_metadata import comparison_metadata, run_metadata, summary
 from backfill_pipelines.engine.dagster_orphans import end_orphaned_runs
 from backfill_pipelines.engine.ledger import Run, State
 from backfill_pipelines.engine.partition_run import Steps, run_partition
-from backfill_pipelines.engine.plan import Action
 from backfill_pipelines.engine.runtime import Runtime
 from backfill_pipelines.engine.verify import compare_partitions
 from backfill_pipelines.errors import BackfillError
@@ -29,8 +30,6 @@ Python loggers is per process and reconfigures all logging: two runs in one proc
 RANGE_START_TAG = "dagster/asset_partition_range_start"
 RANGE_END_TAG = "dagster/asset_partition_range_end"
 _RETRY_TAG = "dagster/is_resume_retry"
-_COUNTS = ("source", "create", "update", "skip", "conflict", "reject", "applied", "failed")
-_COMPARED = ("equal", "missing", "extra", "different", "explained")
 
 
 @contextmanager
@@ -192,7 +191,7 @@ def _materializations(
 ) -> Iterator[dg.AssetMaterialization]:
     """What Dagster is told of a partition. Source first: a target older than its plan is shown as out of date."""
     if run.state is State.SUCCEEDED:
-        for key, shown in zip(asset_keys(backfill), metadata(run), strict=True):
+        for key, shown in zip(asset_keys(backfill), run_metadata(run), strict=True):
             if key in selected:
                 yield dg.AssetMaterialization(asset_key=key, partition=run.partition_key, metadata=shown)
 
@@ -211,47 +210,6 @@ def _raise_for_failed(runs: Sequence[Run]) -> None:
             metadata={run.partition_key: run.error_message or run.state for run in failed},
             allow_retries=False,
         )
-
-
-def summary(run: Run) -> str:
-    """One line about a partition's run: key, state, counts and codes."""
-    counts = ", ".join(f"{name} {run.counts[name]}" for name in (*_COUNTS, "undone") if run.counts.get(name))
-    code = f" ({run.error_code}: {run.error_message})" if run.error_code else ""
-    return f"{run.partition_key}: {run.state}{code}; {counts or 'nothing to do'}"
-
-
-def metadata(run: Run) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """What the UI shows of a partition's run at its source, its plan and its target; counts, ids and codes only.
-
-    `rows` are the records read, the creates and updates planned, and the rows written.
-    """
-    counts = {name: run.counts.get(name, 0) for name in _COUNTS}
-    about = {"run_id": str(run.id), "warnings": ", ".join(run.warnings) or "none"}
-    source = {"rows": counts["source"], **about}
-    if run.details:
-        source["details"] = dg.MetadataValue.json(dict(run.details))
-    about_plan = {"plan_hash": run.plan_hash or "none", "reasons": dg.MetadataValue.md(_table("reason", run.reasons))}
-    plan = {
-        "rows": counts["create"] + counts["update"],
-        **about,
-        "counts": dg.MetadataValue.md(_table("action", {action: counts[action] for action in Action})),
-        **about_plan,
-    }
-    target = {"rows": counts["applied"], **about, "counts": dg.MetadataValue.md(_table("", counts)), **about_plan}
-    if run.verification is not None:
-        figures = {name: run.verification[name] for name in _COMPARED}
-        target["source vs target"] = dg.MetadataValue.md(
-            _table("source vs target", {**figures, **run.verification["figures"]})
-        )
-        target["verified"] = bool(run.verification["passed"])
-    return source, plan, target
-
-
-def _table(head: str, figures: Mapping[str, Any]) -> str:
-    if not figures:
-        return "none"
-    lines = [f"| {head} | records |", "|:---|---:|"]
-    return "\n".join([*lines, *(f"| {name} | {figure} |" for name, figure in figures.items())])
 
 
 def check_spec(backfill: Backfill) -> dg.AssetCheckSpec:
@@ -274,20 +232,8 @@ def check_outcome(runtime: Runtime, backfill: Backfill) -> dict[str, Any]:
         "check_name": spec.name,
         "passed": not differing,
         "description": f"{len(compared) - len(differing)} of {len(compared)} partitions are equal.",
-        "metadata": {
-            "partitions that differ": ", ".join(differing) or "none",
-            **{name: sum(comparison[name] for comparison in compared.values()) for name in _COMPARED},
-            "partitions": dg.MetadataValue.md(_comparison_table(compared)),
-        },
+        "metadata": comparison_metadata(compared, differing=differing),
     }
-
-
-def _comparison_table(compared: Mapping[str, Mapping[str, Any]]) -> str:
-    lines = [f"| partition | {' | '.join(_COMPARED)} |", f"|:---|{'---:|' * len(_COMPARED)}"]
-    lines += [
-        f"| {key} | {' | '.join(str(figures[name]) for name in _COMPARED)} |" for key, figures in compared.items()
-    ]
-    return "\n".join(lines)
 
 
 def job_name(backfill: Backfill) -> str:

@@ -16,9 +16,9 @@ from backfill_pipelines.engine.dagster_adapter import (
     check_outcome,
     opened_runtime,
     partition_keys,
-    summary,
     sync_partitions,
 )
+from backfill_pipelines.engine.dagster_metadata import summary
 from backfill_pipelines.engine.ledger import Run, State
 from backfill_pipelines.engine.retention import delete_personal_values
 from backfill_pipelines.engine.runtime import Runtime
