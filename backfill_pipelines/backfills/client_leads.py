@@ -24,7 +24,7 @@ from backfill_pipelines.backfills.client_leads_proof import bison_access, forget
 from backfill_pipelines.backfills.client_leads_source import REPLIES, Extraction, ForeignRowsError
 from backfill_pipelines.database.bulk import copy_rows, stream_columns
 from backfill_pipelines.database.catalogue import TableShape, read_table, require_access, require_fillable
-from backfill_pipelines.database.tables import bison_lead, bison_reply
+from backfill_pipelines.database.tables import bison_lead, bison_reply, change
 from backfill_pipelines.engine.backfill import Plan, Reconciliation, RunOptions, Scope
 from backfill_pipelines.engine.ledger import Run, read_cursor
 from backfill_pipelines.engine.plan import Action
@@ -300,6 +300,8 @@ def _discard(scope: Scope, error: BackfillError) -> None:
             connection.execute(delete(bison_lead).where(bison_lead.c.partition_key == scope.partition_key))
         if isinstance(error, ForeignRowsError):
             forget_lists(connection, scope.registry, {scope.partition_key, *error.owners})
+            # A process that died right here has written them already, and its run is gone on with.
+            connection.execute(delete(change).where(change.c.run_id == scope.run_id))
             copy_rows(
                 connection,
                 table=("backfill", "change"),
