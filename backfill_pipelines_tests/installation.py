@@ -89,9 +89,10 @@ class Variation:
 class RunningCommand:
     """The command in a process of its own."""
 
-    def __init__(self, process: ForkServerProcess, folder: Path) -> None:
+    def __init__(self, process: ForkServerProcess, folder: Path, check: Callable[[Outcome], None]) -> None:
         self._process = process
         self._folder = folder
+        self._check = check
 
     @property
     def process_id(self) -> int:
@@ -118,7 +119,9 @@ class RunningCommand:
         """Wait for its end."""
         self._process.join(within)
         assert self._process.exitcode is not None, f"the command did not end: {self._read('stderr')[-2000:]}"
-        return Outcome(self._process.exitcode, self._read("stdout"), self._read("stderr"))
+        outcome = Outcome(self._process.exitcode, self._read("stdout"), self._read("stderr"))
+        self._check(outcome)
+        return outcome
 
     def end(self) -> None:
         """Leave nothing behind, however the test went."""
@@ -166,7 +169,8 @@ class Installation:
             daemon=True,
         )
         process.start()
-        self.started.append(RunningCommand(process, output))
+        # Killed, it has written no document, whatever it was asked for.
+        self.started.append(RunningCommand(process, output, lambda outcome: self.check(outcome, as_json=False)))
         return self.started[-1]
 
     def killed_at(self, trigger: Trigger, *arguments: str, variation: Variation | None = None) -> None:
@@ -260,7 +264,7 @@ def _call(
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False, buffering=1)
     # As many attempts as ever, in fewer seconds.
     partition_run.RETRY_DELAYS = variation.retry_delays  # type: ignore[assignment]
-    dagster_postgres.utils.calculate_delay = lambda **_: 0.01
+    dagster_postgres.utils.calculate_delay = lambda **_: 0.01  # type: ignore[attr-defined]
     if variation.batch_rows is not None:
         usual, rows = ClientLeads.target, variation.batch_rows
         ClientLeads.target = lambda *given: replace(usual(*given), batch_rows=rows)  # type: ignore[method-assign]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backfill_pipelines_tests.backfills.agency import AMBER, BIRCHWOOD, CAFE, CEDAR, DOVETAIL, Document
+from backfill_pipelines_tests.backfills.agency import AMBER, BIRCHWOOD, CAFE, CEDAR, DOVETAIL, Document, Edit
 from backfill_pipelines_tests.installation import Installation
 
 EVERYBODY = [AMBER, BIRCHWOOD, CAFE, CEDAR, DOVETAIL]
@@ -16,7 +16,7 @@ PARTITION = {
 COUNTS = {"source", "create", "update", "skip", "conflict", "reject", "applied", "failed"}
 
 
-def broken_token(key: str) -> object:
+def broken_token(key: str) -> Edit:
     def edit(document: Document) -> None:
         for client in document["clients"]:
             if client["key"] == key:
