@@ -191,10 +191,9 @@ async def _steps(
     if steps.load:
         scope.require_lock()
         await load(runtime, backfill, scope, limit=await _limit(runtime, scope, run, executed_before=executed_before))
-        if steps.plan:
-            scope.report("verify", 0, None)
-            reconciliation = await asyncio.to_thread(backfill.verify, scope)
-            await asyncio.to_thread(runtime.ledger.record, run.id, verification=as_json(reconciliation))
+        scope.report("verify", 0, None)
+        reconciliation = await asyncio.to_thread(backfill.verify, scope)
+        await asyncio.to_thread(runtime.ledger.record, run.id, verification=as_json(reconciliation))
 
 
 async def _limit(runtime: Runtime, scope: Scope, run: Run, *, executed_before: int) -> int | None:

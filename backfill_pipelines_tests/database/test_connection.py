@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,10 +164,18 @@ def test_a_port_where_nothing_listens_is_named() -> None:
     assert f"Nothing answers at 127.0.0.1:{port}" in sentence
 
 
-def test_a_socket_folder_without_a_server_is_named(tmp_path: Path) -> None:
-    folder = tmp_path / "authentication failed"
-    sentence = refuse(f"postgresql://{USER}:{SECRET}@/app?host={quote(str(folder))}").message
+def test_a_socket_folder_without_a_server_is_named() -> None:
+    # Not below pytest's folder: a socket's path has at most 107 bytes.
+    with tempfile.TemporaryDirectory() as short:
+        folder = Path(short) / "authentication failed"
+        sentence = refuse(f"postgresql://{USER}:{SECRET}@/app?host={quote(str(folder))}").message
     assert f"Nothing answers at {folder}:5432" in sentence
+
+
+def test_words_in_a_path_that_is_too_long_are_not_taken_for_the_reason() -> None:
+    folder = "/tmp/" + "x" * 100 + "/authentication failed"
+    sentence = refuse(f"postgresql://{USER}:{SECRET}@/app?host={quote(folder)}").message
+    assert "password" not in sentence
 
 
 def test_a_host_that_does_not_exist_is_named() -> None:
