@@ -133,8 +133,10 @@ def explain_connection_failure(reason: str, url: sqlalchemy.URL) -> str:
     host = url.host or _first(url.query.get("host")) or "localhost"
     port = url.port or _first(url.query.get("port")) or DEFAULT_PORT
     hint = _SUPABASE_HINT if host.startswith("db.") and host.endswith(".supabase.co") else ""
-    # libpq quotes the host, or a socket's path that is too long for it, and those may hold any of the words.
-    said = re.sub(r'"[^"]*"', "", reason.lower()).rpartition(" failed: ")[2]
+    # Before that libpq quotes the host, which may hold any of the words; so may a path that is too long to be tried.
+    before, tried, said = reason.lower().rpartition(" failed: ")
+    if not tried:
+        said = re.sub(r'"[^"]*"', "", before + said)
     kind = next((kind for words, kind in _WORDS.items() if re.search(words, said)), "other")
     return _SENTENCES[kind].format(place=f"{host}:{port}", hint=hint)
 
