@@ -31,7 +31,11 @@ class Gate:
         """How many sessions stand before it."""
         with self._engine.connect() as connection:
             found = connection.scalar(
-                text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = :key AND NOT granted"),
+                # The view shows the whole server's locks, those of other tests' databases too.
+                text(
+                    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = :key AND NOT granted"
+                    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+                ),
                 {"key": self.key},
             )
         return int(found or 0)
