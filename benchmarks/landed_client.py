@@ -74,12 +74,18 @@ def land(engine: Engine, *, replies: int, leads: int) -> None:
         connection.execute(text("ANALYZE backfill.bison_reply, backfill.bison_lead"))
 
 
+def write_registry(folder: Path) -> Path:
+    """Write a `clients.yaml` with the one client."""
+    path = folder / "clients.yaml"
+    path.write_text(_REGISTRY, encoding="utf-8")
+    return path
+
+
 @contextmanager
 def opened(url: SecretStr, folder: Path) -> Iterator[Runtime]:
     """One process at work on the one client."""
-    path = folder / "clients.yaml"
-    path.write_text(_REGISTRY, encoding="utf-8")
-    with Runtime(registry=load_registry(path, environ={}), engine=create_database_engine(url)) as runtime:
+    registry = load_registry(write_registry(folder), environ={})
+    with Runtime(registry=registry, engine=create_database_engine(url)) as runtime:
         yield runtime
 
 

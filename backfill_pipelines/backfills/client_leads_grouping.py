@@ -6,7 +6,7 @@ and what to do about it (`client_leads_plan.py`), and getting the frames (`clien
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,12 +147,13 @@ def _known_leads(leads: Iterable[pd.DataFrame]) -> dict[int, _Lead]:
 def _interested_lead(
     key: str,
     winner: _Winner,
-    known_leads: Mapping[int, _Lead],
+    known_leads: dict[int, _Lead],
     interested_at: float | None,
     *,
     phones: PhoneNormaliser,
 ) -> InterestedLead:
-    lead = known_leads.get(winner.lead_id) if winner.lead_id is not None else None
+    # Taken out: a lead has one address and so one key, and what is used up makes room for what comes of it.
+    lead = known_leads.pop(winner.lead_id, None) if winner.lead_id is not None else None
     if lead is None:
         (first_name, last_name), company, phone = split_name(winner.from_name), None, None
     else:

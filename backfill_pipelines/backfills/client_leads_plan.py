@@ -50,17 +50,28 @@ def plan_client_leads(
     taken = _taken_reply_ids(source.leads, decisions, holders, workspace)
     frame: list[tuple[Any, ...]] = [(TARGET, key, Action.REJECT, reason, None, None) for key, reason in source.rejects]
     for lead in source.leads:
-        action, reason, row = decisions.get(lead.key, _CREATE)
+        action, reason, outdated = decisions.get(lead.key, _CREATE)
         if lead.key in taken:
             action, reason = Action.CONFLICT, "reply_id_taken"
-        frame.append(_plan_row(lead, action, reason, row, workspace))
+        frame.append(_plan_row(lead, action, reason, outdated, workspace))
         if len(frame) >= _ROWS_IN_A_FRAME:
             yield plan_frame(frame)
             frame = []
     yield plan_frame(frame)
 
 
-_Decision = tuple[Action, str | None, Any]
+@dataclass(frozen=True, slots=True)
+class _Outdated:
+    """What a plan row needs of a row that has to change: 200,000 rows with all their columns would be 300 MB."""
+
+    id: str
+    updated_at: float | None
+    columns: tuple[str, ...]
+    values: tuple[Any, ...]
+    """The old values of these columns, as they were read."""
+
+
+_Decision = tuple[Action, str | None, _Outdated | None]
 _CREATE: _Decision = (Action.CREATE, None, None)
 _TOMBSTONED: _Decision = (Action.SKIP, "tombstoned", None)
 _UNCHANGED: _Decision = (Action.SKIP, "unchanged", None)
@@ -73,11 +84,12 @@ def _decide(
 ) -> dict[str, _Decision]:
     """Update or skip the leads that have rows, by key; those without are left out: they are to be created.
 
-    A row is looked at once and kept only where it has to change. `extra` takes the ids of living interested rows whose
+    A row is looked at once, and kept in part where it has to change. `extra` takes the ids of living interested rows whose
     lead the source does not have. Rows without an address are left alone.
     """
     leads = {lead.key: lead for lead in source.leads}
     decisions: dict[str, _Decision] = {}
+    shared: dict[tuple[str, ...], tuple[str, ...]] = {}
     for row in records(existing):
         key = comparison_key(row.lead_email)
         living = pd.isna(row.deleted_at)
@@ -89,21 +101,24 @@ def _decide(
         elif decisions.get(key, _TOMBSTONED) is not _TOMBSTONED:
             decisions[key] = _DUPLICATE
         else:
-            changed = changed_columns(leads[key], row, workspace)
-            decisions[key] = (Action.UPDATE, None, row) if changed else _UNCHANGED
+            columns = tuple(changed_columns(leads[key], row, workspace))
+            values = tuple(getattr(row, name) for name in columns)
+            outdated = _Outdated(str(row.id), row.updated_at, shared.setdefault(columns, columns), values)
+            decisions[key] = (Action.UPDATE, None, outdated) if columns else _UNCHANGED
     return decisions
 
 
 def _plan_row(
-    lead: InterestedLead, action: Action, reason: str | None, row: Any, workspace: Workspace
+    lead: InterestedLead, action: Action, reason: str | None, outdated: _Outdated | None, workspace: Workspace
 ) -> tuple[Any, ...]:
     if action is Action.CREATE:
         return (TARGET, lead.key, action, reason, None, _new_row(lead, workspace))
-    if action is Action.UPDATE:
-        changed = changed_columns(lead, row, workspace)
-        before = {name: _plain(name, getattr(row, name)) for name in changed}
-        before |= {"id": str(row.id), "updated_at": as_iso(row.updated_at)}
-        return (TARGET, lead.key, action, reason, before, changed)
+    if action is Action.UPDATE and outdated is not None:
+        old = zip(outdated.columns, outdated.values, strict=True)
+        before = {name: _plain(name, value) for name, value in old}
+        before |= {"id": outdated.id, "updated_at": as_iso(outdated.updated_at)}
+        new = _new_row(lead, workspace)
+        return (TARGET, lead.key, action, reason, before, {name: new[name] for name in outdated.columns})
     return (TARGET, lead.key, action, reason, None, None)
 
 
@@ -167,11 +182,11 @@ def _taken_reply_ids(
     moves: dict[object, str] = {}
     wanting: list[InterestedLead] = []
     for lead in leads:
-        action, _, row = decisions.get(lead.key, _CREATE)
+        action, _, outdated = decisions.get(lead.key, _CREATE)
         if action is Action.CREATE:
             wanting.append(lead)
-        elif action is Action.UPDATE and "bison_reply_id" in changed_columns(lead, row, workspace):
-            moves[row.id] = lead.key
+        elif outdated is not None and "bison_reply_id" in outdated.columns:
+            moves[outdated.id] = lead.key
             wanting.append(lead)
     wanted = {lead.reply_id for lead in wanting}
     holders_of: dict[int, list[Any]] = defaultdict(list)

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import Connection, Table
 
-_FETCH_ROWS = 10_000
+_FETCH_ROWS = 2_000
 
 
 def driver_connection(connection: Connection) -> psycopg.Connection[Any]:
