@@ -84,8 +84,8 @@ def _decide(
 ) -> dict[str, _Decision]:
     """Update or skip the leads that have rows, by key; those without are left out: they are to be created.
 
-    A row is looked at once, and kept in part where it has to change. `extra` takes the ids of living interested rows whose
-    lead the source does not have. Rows without an address are left alone.
+    A row is looked at once, and kept in part where it has to change. `extra` takes the ids of living interested rows
+    whose lead the source does not have. Rows without an address are left alone.
     """
     leads = {lead.key: lead for lead in source.leads}
     decisions: dict[str, _Decision] = {}
