@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import dagster as dg
 
 from backfill_pipelines.backfills.client_leads import ClientLeads
+from backfill_pipelines.backfills.customers import Customers
 from backfill_pipelines.engine.backfill import Backfill
 from backfill_pipelines.engine.dagster_adapter import (
     OpenRuntime,
@@ -32,7 +33,7 @@ client is the wrong default. BACKFILL_PARTITIONS_PER_RUN sets another size."""
 
 def all_backfills() -> list[Backfill]:
     """Every backfill there is. A new one is one more line here."""
-    return [ClientLeads()]
+    return [ClientLeads(), Customers()]
 
 
 def _open_runtime(tell: Callable[[str], None]) -> Runtime:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import pandas as pd
 from psycopg import sql
 from pydantic import Field
-from sqlalchemy import delete, text
+from sqlalchemy import delete
 
 from backfill_pipelines.backfills.client_leads_grouping import Source, Workspace, interested_leads
 from backfill_pipelines.backfills.client_leads_plan import READ, TARGET, WRITTEN, compare, plan_client_leads
@@ -26,6 +26,7 @@ from backfill_pipelines.database.bulk import copy_rows, stream_columns
 from backfill_pipelines.database.catalogue import TableShape, read_table, require_access, require_fillable
 from backfill_pipelines.database.tables import bison_lead, bison_reply, change
 from backfill_pipelines.engine.backfill import Plan, Reconciliation, RunOptions, Scope
+from backfill_pipelines.engine.journal import left_alone
 from backfill_pipelines.engine.ledger import Run, read_cursor
 from backfill_pipelines.engine.plan import Action
 from backfill_pipelines.engine.sql_target import SqlTarget
@@ -273,19 +274,8 @@ def _shape(scope: Scope) -> TableShape:
 
 
 def _left_alone(scope: Scope) -> set[str]:
-    """The keys that the partition's newest plan rejected, or that it or its load left as a conflict."""
     with scope.engine.connect() as connection:
-        return set(
-            connection.scalars(
-                text(
-                    "SELECT record_key FROM backfill.change WHERE run_id = (SELECT id FROM backfill.run WHERE"
-                    " backfill = :backfill AND partition_key = :key AND planned_at IS NOT NULL"
-                    " ORDER BY planned_at DESC LIMIT 1)"
-                    " AND (action IN ('conflict', 'reject') OR state = 'conflict')"
-                ),
-                {"backfill": scope.backfill, "key": scope.partition_key},
-            )
-        )
+        return set(left_alone(connection, backfill=scope.backfill, partition_key=scope.partition_key, target=TARGET))
 
 
 def _discard(scope: Scope, error: BackfillError) -> None:

@@ -6,7 +6,9 @@ Belongs here: COPY in, streaming reads out, and what text a Postgres column can 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -15,6 +17,8 @@ from psycopg import sql
 from sqlalchemy import Connection, Table
 
 _FETCH_ROWS = 2_000
+_TO_ESCAPE = re.compile(r"[\\\t\n\r]")
+_COPIED = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
 
 def driver_connection(connection: Connection) -> psycopg.Connection[Any]:
@@ -40,6 +44,24 @@ def copy_rows(
             copy.write_row(row)
             count += 1
     return count
+
+
+@contextmanager
+def copy_lines(
+    connection: Connection, *, table: tuple[str, ...], columns: Sequence[str]
+) -> Iterator[Callable[[str], None]]:
+    """COPY ready-made lines into a table: what is yielded takes text in COPY's own format, any number of lines.
+
+    For millions of rows: `copy_rows` takes 4 µs a row to make such a line of it.
+    """
+    statement = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier(*table), _identifiers(columns))
+    with driver_connection(connection).cursor() as cursor, cursor.copy(statement) as copy:
+        yield copy.write
+
+
+def copied_text(value: str) -> str:
+    """A text as COPY's format spells it."""
+    return value.translate(_COPIED) if _TO_ESCAPE.search(value) else value
 
 
 def land_rows(connection: Connection, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -29,8 +29,10 @@ class UniqueKey:
 
 @dataclass(frozen=True, kw_only=True)
 class Dependent:
-    """A foreign key onto a table whose rows go, or lose the reference, with the row they refer to."""
+    """A foreign key onto a table."""
 
+    refuses: bool
+    """Whether it refuses to let go of a row that it refers to; else its own rows go, or lose the reference, with it."""
     table: sql.Identifier
     columns: tuple[tuple[str, str], ...]
     """Pairs of a column of the dependent table and the column that it refers to, both actual names."""
@@ -49,6 +51,8 @@ class TableShape:
     unique_keys: Sequence[UniqueKey]
     defaults: Mapping[str, str] = field(default_factory=dict)
     """Logical name to the SQL of the column's default, where it has one that an INSERT may also give itself."""
+    presets: Mapping[str, str] = field(default_factory=dict)
+    """Actual name to the SQL of the default, of every column that has one."""
     dependents: Sequence[Dependent] = ()
     all_columns: Sequence[str] = ()
     """Actual names of every column of the table, sorted."""
@@ -134,6 +138,7 @@ def read_table(connection: Connection, *, schema: str | None, name: str, columns
         defaults={
             logical: attributes[actual].preset for logical, actual in columns.items() if attributes[actual].preset
         },
+        presets={actual: attribute.preset for actual, attribute in attributes.items() if attribute.preset},
         dependents=_dependents(connection, found.oid),
         all_columns=sorted(attributes),
     )
@@ -239,7 +244,7 @@ def _unique_keys(connection: Connection, oid: int) -> list[UniqueKey]:
 def _dependents(connection: Connection, oid: int) -> list[Dependent]:
     rows = connection.execute(
         text(
-            "SELECT n.nspname AS schema, r.relname AS name,"
+            "SELECT n.nspname AS schema, r.relname AS name, c.confdeltype IN ('a', 'r') AS refuses,"
             " ARRAY(SELECT a.attname FROM unnest(c.conkey) WITH ORDINALITY AS k(attnum, place)"
             "       JOIN pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = k.attnum"
             "       ORDER BY k.place)::text[] AS columns,"
@@ -248,14 +253,15 @@ def _dependents(connection: Connection, oid: int) -> list[Dependent]:
             "       ORDER BY k.place)::text[] AS referred"
             " FROM pg_constraint AS c JOIN pg_class AS r ON r.oid = c.conrelid"
             " JOIN pg_namespace AS n ON n.oid = r.relnamespace"
-            # NO ACTION and RESTRICT speak up by themselves; the others delete or blank without a word.
-            " WHERE c.contype = 'f' AND c.confrelid = :oid AND c.confdeltype IN ('c', 'n', 'd') ORDER BY c.oid"
+            " WHERE c.contype = 'f' AND c.confrelid = :oid AND c.conparentid = 0 ORDER BY c.oid"
         ),
         {"oid": oid},
     )
     return [
         Dependent(
-            table=sql.Identifier(row.schema, row.name), columns=tuple(zip(row.columns, row.referred, strict=True))
+            refuses=row.refuses,
+            table=sql.Identifier(row.schema, row.name),
+            columns=tuple(zip(row.columns, row.referred, strict=True)),
         )
         for row in rows
     ]

@@ -156,3 +156,38 @@ bison_workspace_record = Table(
     Column("record_id", BigInteger, primary_key=True),
     _utc("landed_at", nullable=False),
 )
+
+installation = Table(
+    "installation",
+    metadata,
+    Column("name", Text, primary_key=True),  # hash_key, hash_key_check
+    Column("value", Text, nullable=False),
+)
+
+customer_group = Table(
+    "customer_group",
+    metadata,
+    Column("client_id", Text, primary_key=True),
+    Column("group_key", Text, primary_key=True),  # keyed hash
+    Column("customer_id", Text, nullable=False),  # not made by us, or made under another key
+    Column("run_id", Uuid, nullable=False),
+    Index("customer_group_by_run", "run_id"),
+)
+
+customer_merge = Table(
+    "customer_merge",
+    metadata,
+    Column("client_id", Text, primary_key=True),
+    Column("from_customer_id", Text, primary_key=True),
+    Column("into_customer_id", Text, nullable=False),
+    Column("run_id", Uuid, nullable=False),
+)
+
+customer_split = Table(
+    "customer_split",
+    metadata,
+    Column("client_id", Text, primary_key=True),
+    Column("lead_id", Text, primary_key=True),
+    Column("customer_id", Text, nullable=False),
+    Column("run_id", Uuid, nullable=False),
+)

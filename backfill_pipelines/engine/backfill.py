@@ -11,7 +11,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast, runtime_checkable
 from uuid import UUID
 
 import pandas as pd
@@ -22,7 +22,7 @@ from backfill_pipelines.database.locks import AdvisoryLocks
 from backfill_pipelines.engine.ledger import Run
 from backfill_pipelines.engine.record_by_record import RecordTarget
 from backfill_pipelines.engine.set_based import SetBasedTarget
-from backfill_pipelines.errors import InterruptedRunError
+from backfill_pipelines.errors import BackfillError, InterruptedRunError
 from backfill_pipelines.registry import Registry
 
 _Resource = TypeVar("_Resource")
@@ -177,3 +177,14 @@ class Backfill(Protocol):
 
     def compare_partitions(self, runs: Sequence[Run]) -> Mapping[str, str]:
         """Look over the newest run of every partition; a warning code by key for those that cannot all be right."""
+
+
+@runtime_checkable
+class AuditedBackfill(Protocol):
+    """A backfill that leaves a trace of its runs in the user's own tables."""
+
+    def audit(self, scope: Scope, run: Run, failure: BackfillError | None) -> None:
+        """Write down how a run ended that loads or takes back, in a transaction of its own; again changes nothing more.
+
+        `run` is the run at its end, with its counts, but not closed yet.
+        """

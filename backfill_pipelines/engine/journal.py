@@ -114,6 +114,20 @@ def outcome_counts(connection: Connection, run_id: UUID) -> tuple[dict[str, int]
     return states, codes
 
 
+def left_alone(connection: Connection, *, backfill: str, partition_key: str, target: str) -> dict[str, str]:
+    """What a partition's newest plan rejected, or it or its load left as a conflict: record keys with the reason."""
+    rows = connection.execute(
+        text(
+            "SELECT record_key, coalesce(error_code, reason, action) FROM backfill.change WHERE run_id = (SELECT id"
+            " FROM backfill.run WHERE backfill = :backfill AND partition_key = :key AND planned_at IS NOT NULL"
+            " ORDER BY planned_at DESC LIMIT 1)"
+            " AND target = :target AND (action IN ('conflict', 'reject') OR state IN ('conflict', 'failed'))"
+        ),
+        {"backfill": backfill, "key": partition_key, "target": target},
+    )
+    return {row[0]: row[1] for row in rows}
+
+
 def undo_codes(connection: Connection, run_id: UUID, seqs: Sequence[int]) -> Counter[str | None]:
     """How many of these rows, all applied before an undo, came to each code; None counts those that were undone."""
     statement = (

@@ -175,9 +175,13 @@ class Ledger:
         plan_hash: str,
         counts: Mapping[str, int],
         reasons: Mapping[str, int],
+        details: Mapping[str, Any],
         now: datetime,
     ) -> None:
-        """Note, in the transaction that stored the rows, that the run has its plan."""
+        """Note, in the transaction that stored the rows, that the run has its plan.
+
+        Its figures (`details`) too: a process that dies now does not come to write them down at the end.
+        """
         connection.execute(
             update(run)
             .where(run.c.id == run_id)
@@ -187,6 +191,7 @@ class Ledger:
                 planned_reasons=dict(reasons),
                 counts=dict(counts),
                 reasons=dict(reasons),
+                details=run.c.details.concat(dict(details)),
                 planned_at=now,
             )
         )

@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from backfill_pipelines.engine.backfill import Backfill, Reconciliation, RunOptions, Scope
+from backfill_pipelines.engine.backfill import AuditedBackfill, Backfill, Plan, Reconciliation, RunOptions, Scope
 from backfill_pipelines.engine.journal import ChangeState, executed_count, outcome_counts
 from backfill_pipelines.engine.ledger import Mode, Request, Run
 from backfill_pipelines.engine.plan import Action, store_plan
 from backfill_pipelines.engine.record_by_record import RecordLoad, RecordTarget
 from backfill_pipelines.engine.runtime import Runtime, lock_name
-from backfill_pipelines.engine.set_based import is_unavailable, load_set_based, sqlstate_of
+from backfill_pipelines.engine.set_based import WholePlanTarget, is_unavailable, load_set_based, sqlstate_of
 from backfill_pipelines.errors import BackfillError, ErrorCategory, RefusedError, TransientError
 
 _log = logging.getLogger(__name__)
@@ -123,10 +123,23 @@ async def _opened(runtime: Runtime, backfill: Backfill, request: Request, *, ste
         lambda: _steps(runtime, backfill, scope, run, steps=steps, executed_before=executed_before), scope=scope
     )
     await asyncio.to_thread(_record_counts, runtime, scope, run)
+    if steps.load:
+        failure = await audited(runtime, backfill, scope, run, failure)
     if failure is not None:
         return await asyncio.to_thread(ledger.fail, run, failure, now=datetime.now(UTC))
     only_extracted = not steps.plan and not steps.load
     return await asyncio.to_thread(ledger.succeed, run, now=datetime.now(UTC), keep_extraction=only_extracted)
+
+
+async def audited(
+    runtime: Runtime, backfill: Backfill, scope: Scope, run: Run, failure: BackfillError | None
+) -> BackfillError | None:
+    """Let a backfill that keeps an audit write down how a run of it ends; a run that cannot be audited has failed."""
+    if not isinstance(backfill, AuditedBackfill):
+        return failure
+    ended = runtime.ledger.get(run.id) or run
+    error = await guarded(lambda: asyncio.to_thread(backfill.audit, scope, ended, failure), scope=scope)
+    return failure or error
 
 
 async def guarded(work: Callable[[], Awaitable[None]], *, scope: Scope) -> BackfillError | None:
@@ -187,7 +200,7 @@ async def _steps(
         await backfill.extract(scope)
         if steps.plan:
             scope.safe_point()
-            await asyncio.to_thread(_plan, runtime, backfill, scope)
+            await asyncio.to_thread(_plan, runtime, backfill, scope, load=steps.load)
     if steps.load:
         scope.require_lock()
         await load(runtime, backfill, scope, limit=await _limit(runtime, scope, run, executed_before=executed_before))
@@ -214,31 +227,62 @@ def _has_plan(runtime: Runtime, run: Run) -> bool:
     return current is not None and current.planned_at is not None
 
 
-def _plan(runtime: Runtime, backfill: Backfill, scope: Scope) -> None:
+def _plan(runtime: Runtime, backfill: Backfill, scope: Scope, *, load: bool) -> None:
+    """Make the plan and store it; execute it right there where it is to be loaded and the target can do that."""
+    if load and scope.options.max_records is None:
+        target = backfill.target(scope)
+        if isinstance(target, WholePlanTarget) and _plan_and_execute(runtime, backfill, scope, target):
+            return
     scope.report("plan", 0, None)
     plan = backfill.plan(scope)
     with runtime.engine.begin() as connection:
         # A plan that an earlier attempt stored half is not there: rows and hash commit together.
-        stored = store_plan(
-            connection,
-            run_id=scope.run_id,
-            frames=plan.frames,
-            store_skips=scope.registry.store_skips(backfill.name, scope.partition_key),
-        )
-        reasons = dict(stored.reasons)
-        for code, count in scope.reasons.items():
-            reasons[code] = reasons.get(code, 0) + count
-        runtime.ledger.record_plan(
-            connection,
-            scope.run_id,
-            plan_hash=stored.plan_hash,
-            counts={"source": plan.source, **{action: stored.actions.get(action, 0) for action in Action}},
-            reasons=reasons,
-            now=datetime.now(UTC),
-        )
+        rows = _store(runtime, backfill, scope, plan, connection, executed=False)
         # The planner knows nothing of rows that came a moment ago; without this it scans the table for every batch.
-        if sum(stored.actions.values()) > _ANALYZE_ABOVE:
+        if rows > _ANALYZE_ABOVE:
             connection.execute(text("ANALYZE backfill.change"))
+
+
+def _plan_and_execute(runtime: Runtime, backfill: Backfill, scope: Scope, target: WholePlanTarget) -> bool:
+    """Store the plan and execute it in one transaction; False where that was rolled back."""
+    scope.report("plan", 0, None)
+    plan = backfill.plan(scope)
+    scope.require_lock()
+    try:
+        with runtime.engine.connect() as connection, connection.begin() as transaction:
+            _store(runtime, backfill, scope, plan, connection, executed=True)
+            if target.apply_whole(connection, scope.run_id):
+                return True
+            transaction.rollback()
+    except DBAPIError as error:
+        _log.info("%s %s: not loaded at once (SQLSTATE %s)", scope.backfill, scope.partition_key, sqlstate_of(error))
+    return False
+
+
+def _store(
+    runtime: Runtime, backfill: Backfill, scope: Scope, plan: Plan, connection: Connection, *, executed: bool
+) -> int:
+    """Store the plan's rows, and note in the ledger that they are there; returns how many there are, skips included."""
+    stored = store_plan(
+        connection,
+        run_id=scope.run_id,
+        frames=plan.frames,
+        store_skips=scope.registry.store_skips(backfill.name, scope.partition_key),
+        executed=executed,
+    )
+    reasons = dict(stored.reasons)
+    for code, count in scope.reasons.items():
+        reasons[code] = reasons.get(code, 0) + count
+    runtime.ledger.record_plan(
+        connection,
+        scope.run_id,
+        plan_hash=stored.plan_hash,
+        counts={"source": plan.source, **{action: stored.actions.get(action, 0) for action in Action}},
+        reasons=reasons,
+        details=scope.details,
+        now=datetime.now(UTC),
+    )
+    return sum(stored.actions.values())
 
 
 async def load(runtime: Runtime, backfill: Backfill, scope: Scope, *, limit: int | None) -> None:

@@ -31,6 +31,8 @@ _LONGEST_CALLING_CODE = 3
 _INTERNATIONAL_START = re.compile(r"(?:\+|(?<!\d)(?:00|011))[\d\s()./-]*\Z")
 _SHORTEST_NUMBER = 7
 _NOTHING = "(?!)"
+_NORTH_AMERICA = "1"
+_NORTH_AMERICAN_LENGTH = 10
 
 
 def to_e164(raw: str | None, *, region: str) -> str | None:
@@ -67,7 +69,27 @@ class PhoneNormaliser:
             return None
         if spreadsheet_float := _FLOAT.fullmatch(text):
             text = spreadsheet_float[1]
-        return self._certain_number(text) or self._number_by_library(text)
+        if (certain := self._certain_number(text)) is not None:
+            return certain
+        return None if self._is_certainly_none(text) else self._number_by_library(text)
+
+    def _is_certainly_none(self, text: str) -> bool:
+        """Whether a plain form that is no certain number can be none at all: ten digits of North America, ±1 before.
+
+        Of invalid numbers most are such ("555" is no area code), and the library tries each of them for 0.2 ms. Nothing
+        shorter in them can be valid: what it is without its 1 has been looked at.
+        """
+        if _PLAIN.fullmatch(text) is None:
+            return False
+        digits = text.translate(_PUNCTUATION)
+        if "+" in text:
+            return len(digits) == 1 + _NORTH_AMERICAN_LENGTH and digits[0] == _NORTH_AMERICA
+        home = self._home
+        if home.calling_code != _NORTH_AMERICA or home.completes_numbers or home.international_prefix.match(digits):
+            return False
+        return len(digits) <= _NORTH_AMERICAN_LENGTH or (
+            len(digits) == 1 + _NORTH_AMERICAN_LENGTH and digits[0] == _NORTH_AMERICA
+        )
 
     def _certain_number(self, text: str) -> str | None:
         """What the library would answer for a plain form, or None where that is not certain."""
@@ -138,6 +160,11 @@ class _HomeRules:
     @property
     def shortest(self) -> int:
         return min(self.lengths)
+
+    @property
+    def completes_numbers(self) -> bool:
+        """Whether a local number gets its area code from the region, as on Caribbean islands."""
+        return self.trunk_prefix is not None and self.trunk_prefix.groups > 0
 
     @classmethod
     def of(cls, home: PhoneMetadata) -> _HomeRules:

@@ -9,25 +9,27 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
 import orjson
 import pandas as pd
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
-from backfill_pipelines.database.bulk import copy_rows
+from backfill_pipelines.database.bulk import copied_text, copy_lines
 
 PLAN_COLUMNS = ("target", "record_key", "action", "reason", "before", "after")
 """The columns of a plan frame.
 
 `target` names the table or object, `record_key` the record in the source's own terms, `action` one of `Action`,
-`reason` a short code or None; `before` and `after` are mappings of column to JSON value, or None. `before` holds what
-the load compares with, `after` what it writes.
+`reason` a short code or None; `before` and `after` are mappings of column to JSON value, their canonical JSON as text,
+or None. `before` holds what the load compares with, `after` what it writes.
 """
+
+_NULL = r"\N"
 
 
 class Action(StrEnum):
@@ -52,72 +54,72 @@ class StoredPlan:
     reasons: Mapping[str, int]
 
 
-@dataclass(kw_only=True)
-class PlanTally:
-    """Counts and hashes plan rows as they pass by; holds no rows itself."""
-
-    actions: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-    _digest: Any = field(default_factory=hashlib.sha256)
-
-    def add(self, row: tuple[Any, ...], before: bytes | None, after: bytes | None) -> None:
-        """Count a row; hash it unless it is a skip, whose number may be huge and whose content is nowhere stored."""
-        target, record_key, action, reason = row[:4]
-        self.actions[action] += 1
-        if reason is not None:
-            self.reasons[reason] += 1
-        if action != Action.SKIP:
-            self._digest.update(orjson.dumps([target, record_key, action, reason]))
-            self._digest.update(before or b"-")
-            self._digest.update(after or b"-")
-            self._digest.update(b"\n")
-
-    def result(self) -> StoredPlan:
-        """The plan's hash over all rows so far; it holds neither run id nor clock, so an unchanged world repeats it."""
-        return StoredPlan(
-            plan_hash=self._digest.hexdigest(), actions=dict(self.actions), reasons=dict(sorted(self.reasons.items()))
-        )
-
-
 def store_plan(
-    connection: Connection, *, run_id: UUID, frames: Iterable[pd.DataFrame], store_skips: bool = False
+    connection: Connection,
+    *,
+    run_id: UUID,
+    frames: Iterable[pd.DataFrame],
+    store_skips: bool = False,
+    executed: bool = False,
 ) -> StoredPlan:
     """Copy a plan's rows into `backfill.change`, in the order given, within the caller's transaction.
 
     `frames` have the columns `PLAN_COLUMNS` and are consumed one at a time, so a plan of any length takes the memory of
-    one frame. The order is part of the hash: a backfill yields its rows sorted by key.
+    one frame. The order is part of the hash: a backfill yields its rows sorted by key. With `executed` the rows that a
+    load executes are journalled as applied from the start: for a caller who executes them in this very transaction.
     """
-    tally = PlanTally()
-    copy_rows(
-        connection,
-        table=("backfill", "change"),
-        columns=("run_id", "seq", "target", "record_key", "action", "reason", "before", "after"),
-        rows=_change_rows(run_id, frames, tally, store_skips=store_skips),
-    )
-    return tally.result()
-
-
-def _change_rows(
-    run_id: UUID, frames: Iterable[pd.DataFrame], tally: PlanTally, *, store_skips: bool
-) -> Iterator[tuple[Any, ...]]:
+    actions: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    # Over what is in the rows, without run id, number and clock; skips, which may be millions, are nowhere in it.
+    digest = hashlib.sha256()
+    applied = ("applied", connection.scalar(text("SELECT now()::text"))) if executed else ("planned", _NULL)
     seq = 0
-    for frame in frames:
-        for row in zip(*(frame[column] for column in PLAN_COLUMNS), strict=True):
-            before, after = canonical_json(row[4]), canonical_json(row[5])
-            tally.add(row, before, after)
-            if row[2] == Action.SKIP and not store_skips:
-                continue
-            yield (run_id, seq, row[0], row[1], str(row[2]), row[3], _decoded(before), _decoded(after))
-            seq += 1
+    columns = ("run_id", "seq", "state", "applied_at", "target", "record_key", "action", "reason", "before", "after")
+    with copy_lines(connection, table=("backfill", "change"), columns=columns) as write:
+        for frame in frames:
+            rows = list(zip(*(frame[column] for column in PLAN_COLUMNS), strict=True))
+            actions.update([row[2] for row in rows])
+            reasons.update([row[3] for row in rows if row[3] is not None])
+            stored = [(row[2], _line(row)) for row in rows if store_skips or row[2] != Action.SKIP]
+            digest.update("".join([line for action, line in stored if action != Action.SKIP]).encode())
+            states = [applied if action in EXECUTED else ("planned", _NULL) for action, _ in stored]
+            write(
+                "".join(
+                    [
+                        f"{run_id}\t{number}\t{state}\t{applied_at}\t{line}"
+                        for number, ((state, applied_at), (_, line)) in enumerate(
+                            zip(states, stored, strict=True), start=seq
+                        )
+                    ]
+                )
+            )
+            seq += len(stored)
+    return StoredPlan(
+        plan_hash=digest.hexdigest(),
+        actions={str(action): count for action, count in actions.items()},
+        reasons=dict(sorted(reasons.items())),
+    )
 
 
-def canonical_json(value: Mapping[str, Any] | None) -> bytes | None:
-    """The one spelling of a mapping: keys sorted, UUIDs and aware datetimes as text. None stays None."""
-    return None if value is None else orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_UTC_Z)
+def _line(row: tuple[Any, ...]) -> str:
+    target, record_key, action, reason, before, after = row
+    return (
+        f"{target}\t{copied_text(record_key)}\t{action}\t{_NULL if reason is None else reason}"
+        f"\t{_document(before)}\t{_document(after)}\n"
+    )
 
 
-def _decoded(value: bytes | None) -> str | None:
-    return None if value is None else value.decode()
+def _document(value: Mapping[str, Any] | str | None) -> str:
+    if value is None:
+        return _NULL
+    # JSON has no tab and no line break of its own: only its backslashes mean something to COPY.
+    document = value if isinstance(value, str) else canonical_json(value).decode()
+    return document.replace("\\", "\\\\") if "\\" in document else document
+
+
+def canonical_json(value: Mapping[str, Any]) -> bytes:
+    """The one spelling of a mapping: keys sorted, UUIDs and aware datetimes as text."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_UTC_Z)
 
 
 def plan_frame(rows: Iterable[tuple[Any, ...]]) -> pd.DataFrame:

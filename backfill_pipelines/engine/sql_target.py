@@ -257,7 +257,10 @@ class SqlTarget:
         ).format(
             rows=_ROWS,
             kept=_KEPT,
-            alone=_all([sql.SQL("true"), *map(_refers_to_none, self.shape.dependents)]),
+            # A key that refuses speaks up by itself; the others delete or blank without a word.
+            alone=_all(
+                [sql.SQL("true"), *(_refers_to_none(each) for each in self.shape.dependents if not each.refuses)]
+            ),
             **self._names(sql.SQL("c.state = 'applied' AND c.action = 'create'")),
         )
 

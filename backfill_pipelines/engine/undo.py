@@ -16,7 +16,7 @@ from uuid import UUID
 from backfill_pipelines.engine.backfill import Backfill, RunOptions, Scope
 from backfill_pipelines.engine.journal import ChangeState, outcome_counts
 from backfill_pipelines.engine.ledger import Mode, Request, Run
-from backfill_pipelines.engine.partition_run import guarded, holding_partition
+from backfill_pipelines.engine.partition_run import audited, guarded, holding_partition
 from backfill_pipelines.engine.record_by_record import RecordLoad, RecordTarget
 from backfill_pipelines.engine.runtime import Runtime
 from backfill_pipelines.engine.set_based import undo_set_based
@@ -87,6 +87,8 @@ async def undo_run(
             codes[None] = await asyncio.to_thread(_undone, runtime, run.id) - undone_before
         counts, reasons = _counts(codes)
         await asyncio.to_thread(runtime.ledger.record, opened.id, counts=counts, reasons=reasons)
+        if not dry_run:
+            error = await audited(runtime, backfill, scope, opened, error)
         now = datetime.now(UTC)
         if error is None:
             return await asyncio.to_thread(runtime.ledger.succeed, opened, now=now)

@@ -35,7 +35,12 @@ from backfill_pipelines.registry.sections import (
     LeadRows,
     Workspace,
 )
-from backfill_pipelines.registry.settings import SETTINGS_MODELS, BackfillSettings, ClientLeadsSettings
+from backfill_pipelines.registry.settings import (
+    SETTINGS_MODELS,
+    BackfillSettings,
+    ClientLeadsSettings,
+    CustomersSettings,
+)
 from backfill_pipelines.registry.tables import TableNames
 
 __all__ = [
@@ -49,6 +54,7 @@ __all__ = [
     "ConfiguredText",
     "ConfiguredUrl",
     "ConvexAccess",
+    "CustomersSettings",
     "DatabaseClient",
     "EmailBisonAccess",
     "EmailBisonInstance",

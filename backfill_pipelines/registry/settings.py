@@ -13,9 +13,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, Final, Self, TypeVar
+from typing import Any, ClassVar, Final, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from backfill_pipelines.registry.configured import ConfiguredText, InvalidValueError
@@ -56,8 +64,71 @@ class ClientLeadsSettings(BackfillSettings):
     section: ClassVar[str] = "client_leads"
 
 
+class BlockedValues(BaseModel):
+    """Values that stand for nobody in particular, so that they group nothing and are no customer's own."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    emails: tuple[str, ...] = (
+        "test@test.com",
+        "test@example.com",
+        "test@gmail.com",
+        "email@email.com",
+        "email@example.com",
+        "none@none.com",
+        "noemail@noemail.com",
+        "no@email.com",
+        "na@na.com",
+        "a@a.com",
+        "asdf@asdf.com",
+    )
+    local_parts: tuple[str, ...] = (
+        "info",
+        "noreply",
+        "no-reply",
+        "donotreply",
+        "support",
+        "sales",
+        "admin",
+        "contact",
+        "hello",
+        "office",
+        "billing",
+        "postmaster",
+    )
+    domains: tuple[str, ...] = ()
+    phones: tuple[str, ...] = (*(str(digit) * 10 for digit in range(10)), "1234567890", "0123456789", "9876543210")
+
+    def and_also(self, other: BlockedValues) -> BlockedValues:
+        """With what another list says; what it does not say adds nothing."""
+        return BlockedValues(
+            **{
+                name: (*getattr(self, name), *(getattr(other, name) if name in other.model_fields_set else ()))
+                for name in BlockedValues.model_fields
+            }
+        )
+
+
+class CustomersSettings(BackfillSettings):
+    """Settings of `customers`. A client's own blocked values come on top of those of `defaults:`."""
+
+    section: ClassVar[str] = "customers"
+
+    phone_format: Literal["digits", "e164"] = "digits"
+    """How `"Customer".phone` is stored: national digits for +1 (elsewhere E.164 without its plus), or E.164."""
+    max_group_size: int = Field(default=100, ge=1)
+    """More leads than this behind one phone or address group nothing."""
+    blocked: BlockedValues = BlockedValues()
+
+    @classmethod
+    def merged(cls, defaults: Self, entry: Self) -> Self:
+        """Both layers as one; blocked values add up."""
+        merged = super().merged(defaults, entry)
+        return merged.model_copy(update={"blocked": defaults.blocked.and_also(entry.blocked)})
+
+
 SETTINGS_MODELS: Final[Mapping[str, type[BackfillSettings]]] = MappingProxyType(
-    {model.section: model for model in (ClientLeadsSettings,)}
+    {model.section: model for model in (ClientLeadsSettings, CustomersSettings)}
 )
 
 

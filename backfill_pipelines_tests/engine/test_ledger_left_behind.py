@@ -45,7 +45,7 @@ def state_of(ledger: Ledger, run_id: UUID) -> State:
 
 def store_plan(ledger: Ledger, engine: sqlalchemy.Engine, run_id: UUID, *, now: datetime = NOW) -> None:
     with engine.begin() as connection:
-        ledger.record_plan(connection, run_id, plan_hash="abc", counts={"create": 1}, reasons={}, now=now)
+        ledger.record_plan(connection, run_id, plan_hash="abc", counts={"create": 1}, reasons={}, details={}, now=now)
 
 
 # --- the dead --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,311 @@
+"""`customers`: leads grouped into customers, leads and jobs linked to them, per client.
+
+The story, top to bottom: what it is, what must be true before it starts, what it plans, how it writes, how it checks,
+what it leaves behind. Does not belong here: how fields are read (`customers_identity.py`), who belongs together
+(`customers_grouping.py`), the rows (`customers_plan.py`), the statements (`customers_target.py`, `customers_undo.py`)
+and the questions of the verification (`customers_verify.py`).
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal
+
+import pandas as pd
+from pydantic import SecretStr
+from sqlalchemy import Connection, text
+
+from backfill_pipelines.backfills.customers_audit import KEY_VARIABLE, hash_key, is_audited, write_audit
+from backfill_pipelines.backfills.customers_identity import GroupKeys, IdentityRules
+from backfill_pipelines.backfills.customers_plan import CUSTOMER, JOB, LEAD, CustomersPlan, plan_customers
+from backfill_pipelines.backfills.customers_source import read_customers, read_jobs, read_known, read_leads
+from backfill_pipelines.backfills.customers_tables import (
+    ProductTables,
+    jobs_of_no_client,
+    read_tables,
+    require_usable,
+)
+from backfill_pipelines.backfills.customers_target import CustomersTarget
+from backfill_pipelines.backfills.customers_verify import EXAMPLES, ask, count_leads
+from backfill_pipelines.engine.backfill import Plan, Reconciliation, RunOptions, Scope
+from backfill_pipelines.engine.journal import left_alone
+from backfill_pipelines.engine.ledger import Mode, Run
+from backfill_pipelines.errors import BackfillError, ConfigurationError, ErrorCategory
+from backfill_pipelines.registry import Client, CustomersSettings
+
+_log = logging.getLogger(__name__)
+
+
+class Customers:
+    """Every lead of a client has its customer, and every job its lead's."""
+
+    name: ClassVar[str] = "customers"
+    description: ClassVar[str] = (
+        "One customer per person behind a client's leads, by PSID, phone or address; leads and jobs linked to it. "
+        "Conservative: what is uncertain stays apart, and what people made is only filled where it is empty."
+    )
+    source_asset: ClassVar[str] = "leads_and_jobs"
+    target_asset: ClassVar[str] = "customers"
+    kinds: ClassVar[Mapping[Literal["source", "plan", "target"], set[str]]] = {
+        "source": {"postgres"},
+        "plan": {"pandas"},
+        "target": {"postgres"},
+    }
+    partition_kind: ClassVar[Literal["client", "workspace"]] = "client"
+    uses: ClassVar[str] = "leads"
+    options_model: ClassVar[type[RunOptions]] = RunOptions
+    schedule: ClassVar[str] = "30 4 * * *"
+
+    # --- what must be true before anything starts -----------------------------------------------------------------
+
+    def preflight(self, scope: Scope) -> None:
+        """Check the tables, the role's privileges, the settings and the client; raises `ConfigurationError`."""
+        _rules(scope)
+        with scope.engine.begin() as connection:
+            require_usable(connection, scope.registry, read_tables(connection, scope.registry), _client_id(scope))
+            _keys(connection, scope)
+
+    # --- extract ---------------------------------------------------------------------------------------------------
+
+    async def extract(self, scope: Scope) -> None:
+        """Nothing to land: source and target are the same database, and the plan reads both in one snapshot."""
+
+    # --- plan ------------------------------------------------------------------------------------------------------
+
+    def plan(self, scope: Scope) -> Plan:
+        """Say which customers the client's leads and jobs have."""
+        client_id = _client_id(scope)
+        with scope.engine.begin() as connection:
+            keys = _keys(connection, scope)
+        with scope.engine.connect() as connection, connection.begin(), _without_garbage_collection():
+            connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+            tables = read_tables(connection, scope.registry)
+            plan = plan_customers(
+                _with_progress(scope, read_leads(connection, tables, client_id)),
+                read_customers(connection, tables, client_id),
+                read_jobs(connection, tables, client_id),
+                rules=_rules(scope),
+                keys=keys,
+                known=read_known(connection, tables, client_id),
+            )
+        scope.details.update(plan.figures)
+        if _log.isEnabledFor(logging.DEBUG):
+            _tell_groups(scope, plan)
+        return Plan(source=plan.source, frames=plan.frames)
+
+    # --- load and undo ---------------------------------------------------------------------------------------------
+
+    def target(self, scope: Scope) -> CustomersTarget:
+        """Set-based, one transaction for the client; whoever links a lead meanwhile keeps it."""
+        with scope.engine.connect() as connection:
+            tables = read_tables(connection, scope.registry)
+        return CustomersTarget(
+            tables=tables,
+            client_id=_client_id(scope),
+            progress=lambda done, total: scope.report("load", done, total),
+        )
+
+    # --- verify ----------------------------------------------------------------------------------------------------
+
+    def verify(self, scope: Scope) -> Reconciliation:
+        """Ask the questions of `customers_verify.py`; what the newest plan left as a conflict is explained."""
+        with scope.engine.connect() as connection:
+            tables = read_tables(connection, scope.registry)
+            client_id = _client_id(scope)
+            broken = ask(connection, tables, client_id)
+            left = {
+                target: left_alone(connection, backfill=self.name, partition_key=scope.partition_key, target=target)
+                for target in (LEAD, JOB)
+            }
+            leads_total = count_leads(connection, tables, client_id)
+            mode = connection.scalar(text("SELECT mode FROM backfill.run WHERE id = :id"), {"id": scope.run_id})
+            # A run's own audit is written after this.
+            unaudited = [] if mode == Mode.LOAD else _unaudited_runs(connection, scope, tables)
+            of_no_client = jobs_of_no_client(connection, tables) if _speaks_for_all(scope) else None
+            if mode == Mode.LOAD:
+                scope.details.update(_written(connection, scope))
+        if broken["large_groups"]:
+            scope.warnings.add("large_groups")
+        unexplained = {
+            name: sorted(ids - left[JOB if name.startswith("jobs") else LEAD].keys()) for name, ids in broken.items()
+        }
+        explained = [
+            reason
+            for name, ids in broken.items()
+            if name.startswith("leads")
+            for identifier in ids
+            if (reason := left[LEAD].get(identifier))
+        ]
+        explained += [
+            reason
+            for name, ids in broken.items()
+            if name.startswith("jobs")
+            for identifier in ids
+            if (reason := left[JOB].get(identifier))
+        ]
+        missing = len(unexplained["leads_without_customer"]) + len(unexplained["jobs_without_customer"])
+        different = sum(
+            len(unexplained[name])
+            for name in ("jobs_of_another_customer", "leads_of_a_foreign_customer", "customers_with_one_phone")
+        )
+        extra = len(unexplained["created_customers_without_leads"])
+        figures: dict[str, Any] = {"leads": leads_total, "large groups": len(broken["large_groups"])}
+        figures |= {f"left alone: {reason}": count for reason, count in sorted(Counter(explained).items())}
+        if of_no_client is not None:
+            figures["no_lead"] = of_no_client
+        return Reconciliation(
+            equal=leads_total - len(broken["leads_without_customer"]) - len(broken["leads_of_a_foreign_customer"]),
+            missing=missing,
+            extra=extra,
+            different=different,
+            explained=len(explained),
+            passed=not (missing or different or extra or unaudited),
+            examples={name: ids[:EXAMPLES] for name, ids in unexplained.items() if ids}
+            | ({"runs_without_audit": unaudited} if unaudited else {}),
+            figures=figures,
+        )
+
+    def compare_partitions(self, runs: Sequence[Run]) -> Mapping[str, str]:  # noqa: ARG002 - the protocol's
+        """Clients never meet here."""
+        return {}
+
+    # --- what a run leaves behind ----------------------------------------------------------------------------------
+
+    def audit(self, scope: Scope, run: Run, failure: BackfillError | None) -> None:
+        """One row in the product's own audit for each run that loads or takes back."""
+        if failure is not None and failure.category is ErrorCategory.CONFIGURATION and run.planned_at is None:
+            return  # it has not come so far as to touch anything
+        figures = {name: value for name, value in run.details.items() if name != "groups"}
+        with scope.engine.begin() as connection:
+            write_audit(
+                connection,
+                read_tables(connection, scope.registry),
+                run_id=run.id,
+                payload={
+                    "client_id": _client_id(scope),
+                    "partition": scope.partition_key,
+                    "mode": run.mode,
+                    "run_id": str(run.id),
+                    "undoes": None if run.undoes is None else str(run.undoes),
+                    "plan_hash": run.plan_hash,
+                    "succeeded": failure is None,
+                    "error_codes": [] if failure is None else [failure.code],
+                    "groups": run.details.get("groups", {}),
+                    **figures,
+                    "counts": dict(run.counts),
+                    "reasons": dict(run.reasons),
+                },
+            )
+
+
+# --- the client, in the terms of each step ---------------------------------------------------------------------------
+
+
+def _client(scope: Scope) -> Client:
+    return scope.registry.client(scope.partition_key)
+
+
+def _client_id(scope: Scope) -> str:
+    rows = _client(scope).leads
+    if rows is None:
+        raise ConfigurationError(
+            "missing_section", f"The client {scope.partition_key} has no section leads: {{client_id: …}}; add it."
+        )
+    return rows.client_id.resolve()
+
+
+def _rules(scope: Scope) -> IdentityRules:
+    client = _client(scope)
+    settings = scope.registry.settings(CustomersSettings, client)
+    blocked = settings.blocked
+    return IdentityRules(
+        region=scope.registry.phone_region(client),
+        phone_format=settings.phone_format,
+        max_group_size=settings.max_group_size,
+        blocked_emails=_lowered(blocked.emails),
+        blocked_local_parts=_lowered(blocked.local_parts),
+        blocked_domains=_lowered(blocked.domains),
+        blocked_phones=frozenset(blocked.phones),
+    )
+
+
+def _lowered(values: Iterable[str]) -> frozenset[str]:
+    return frozenset(value.strip().lower() for value in values)
+
+
+def _keys(connection: Connection, scope: Scope) -> GroupKeys:
+    configured = os.environ.get(KEY_VARIABLE, "").strip()
+    return GroupKeys(hash_key(connection, SecretStr(configured) if configured else None), _client_id(scope))
+
+
+def _speaks_for_all(scope: Scope) -> bool:
+    """Whether this partition counts what belongs to no client: one must, or 24 clients would count it 24 times."""
+    return scope.partition_key == scope.registry.partition_keys("client", Customers.uses)[0]
+
+
+def _unaudited_runs(connection: Connection, scope: Scope, tables: ProductTables) -> list[str]:
+    """The newest run that wrote, where the product's audit does not know it."""
+    newest = connection.scalar(
+        text(
+            "SELECT id::text FROM backfill.run WHERE backfill = :backfill AND partition_key = :key AND planned_at IS"
+            " NOT NULL AND mode = 'load' AND finished_at IS NOT NULL ORDER BY started_at DESC LIMIT 1"
+        ),
+        {"backfill": scope.backfill, "key": scope.partition_key},
+    )
+    return [newest] if newest is not None and not is_audited(connection, tables, newest) else []
+
+
+def _written(connection: Connection, scope: Scope) -> dict[str, int]:
+    """The run's figures as they came out: rows that had moved were left alone."""
+    rows = connection.execute(
+        text(
+            "SELECT target, action, count(*) FROM backfill.change WHERE run_id = :run_id AND state = 'applied'"
+            " GROUP BY target, action"
+        ),
+        {"run_id": scope.run_id},
+    )
+    applied = {(target, action): count for target, action, count in rows}
+    return {
+        "customers_created": applied.get((CUSTOMER, "create"), 0),
+        "leads_linked": applied.get((LEAD, "update"), 0),
+        "jobs_linked": applied.get((JOB, "update"), 0),
+    }
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """A million leads are millions of objects without a cycle among them: looking for one doubles the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _with_progress(scope: Scope, frames: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    done = 0
+    for frame in frames:
+        yield frame
+        done += len(frame)
+        scope.report("read", done, None)
+        scope.safe_point()
+
+
+def _tell_groups(scope: Scope, plan: CustomersPlan) -> None:
+    """List every group: what made it, how many leads, why it is what it is; ids alone."""
+    sizes = Counter(plan.grouping.group_of)
+    for number, group in enumerate(plan.grouping.groups):
+        customer = group.customer.id if group.customer is not None else group.own_id or "none"
+        _log.debug(
+            "%s: customer %s, type %s, %d leads, %s",
+            scope.partition_key,
+            customer,
+            group.kind,
+            sizes[number],
+            group.conflict or group.reason or "as usual",
+        )

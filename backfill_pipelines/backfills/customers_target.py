@@ -1,0 +1,309 @@
+"""How a plan of `customers` is executed, and taken back: set-based, one transaction for all of a client's rows.
+
+Belongs here: what happens in which order, and the statements of the load. Every write is a compare-and-set on what the
+plan saw, and is journalled in the same transaction. Does not belong here: what is planned (`customers_plan.py`), the
+statements of undo (`customers_undo.py`), batches and retries (`engine/set_based.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from psycopg import sql
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from backfill_pipelines.backfills.customers_plan import CUSTOMER, JOB, LEAD
+from backfill_pipelines.backfills.customers_tables import ProductTables
+from backfill_pipelines.backfills.customers_undo import undo_statements
+from backfill_pipelines.database.bulk import driver_connection
+from backfill_pipelines.engine.journal import STALE, ChangeState
+from backfill_pipelines.engine.set_based import sqlstate_of
+
+FILLED = ("name", "phone", "email", "messenger_psid")
+"""The columns of a customer that are filled where they are empty."""
+_UNIQUE_VIOLATION = "23505"
+# A whole plan is one batch: it is hashed and joined in memory, and waits for rows that others have locked instead of
+# doing a million rows again. Two settings that each session may make for itself.
+_MEMORY = text(
+    "SELECT set_config('work_mem', '128MB', true)"
+    " WHERE pg_size_bytes(current_setting('work_mem')) < pg_size_bytes('128MB')"
+)
+_PATIENCE = text("SET LOCAL lock_timeout = '30s'")
+# The planner knows nothing of rows that came a moment ago: it takes a million for one, and compares each with each.
+_HASH_JOINS = text("SET LOCAL enable_nestloop = off")
+_MANY_ROWS = 2_000
+_COUNTS = text(
+    "SELECT target, action, after ? 'merged_into' AS is_merge, count(*) FROM backfill.change"
+    " WHERE run_id = :run_id AND action IN ('create', 'update') GROUP BY 1, 2, 3"
+)
+
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CustomersTarget:
+    """The tables of one client, as a target of `load_set_based`."""
+
+    tables: ProductTables
+    client_id: str
+    progress: Progress
+    batch_rows: int = 1_000_000_000
+    """One transaction per client."""
+
+    def apply_whole(self, connection: Connection, run_id: UUID) -> bool:
+        """Execute a plan that is journalled as applied; False where a row was not as planned."""
+        rows = connection.execute(_COUNTS, {"run_id": run_id})
+        planned = {(target, action, is_merge): count for target, action, is_merge, count in rows}
+        total, done = sum(planned.values()), 0
+        self._prepare(connection, total)
+        for step in self._steps():
+            expected = planned.get((step.target, step.action, step.is_merge), 0)
+            if not expected:
+                continue
+            written = self._execute(connection, step.statement(sql.SQL("({})").format(step.rows("applied"))), run_id)
+            if written != expected:
+                return False
+            done += expected
+            self.progress(done, total)
+        self._remember(connection, run_id)
+        return True
+
+    def apply(self, connection: Connection, run_id: UUID, first: int, last: int) -> None:
+        """Execute the rows of a batch that are still planned, and journal them."""
+        self._prepare(connection, last - first)
+        for step in self._steps():
+            self._execute(connection, step.journalled(), run_id, first, last)
+        self._remember(connection, run_id)
+
+    def undo(self, connection: Connection, run_id: UUID, first: int, last: int) -> None:
+        """Take back the rows of a batch that are applied, and journal them."""
+        self._prepare(connection, last - first)
+        for statement in undo_statements(self.tables):
+            self._execute(connection, statement, run_id, first, last)
+        for table in ("customer_group", "customer_merge", "customer_split"):
+            connection.execute(text(f"DELETE FROM backfill.{table} WHERE run_id = :run_id"), {"run_id": run_id})  # noqa: S608
+
+    def refusal(self, error: DBAPIError) -> tuple[ChangeState, str]:
+        """A broken unique key is a conflict with whoever holds the value; all else is the row's failure."""
+        sqlstate = sqlstate_of(error)
+        if sqlstate == _UNIQUE_VIOLATION:
+            return ChangeState.CONFLICT, STALE
+        return ChangeState.FAILED, f"sqlstate_{sqlstate.lower()}"
+
+    def _prepare(self, connection: Connection, rows: int) -> None:
+        connection.execute(_MEMORY)
+        connection.execute(_PATIENCE)
+        if rows > _MANY_ROWS:
+            connection.execute(_HASH_JOINS)
+
+    def _execute(
+        self, connection: Connection, statement: sql.Composed, run_id: UUID, first: int = 0, last: int = 0
+    ) -> int:
+        """Execute a statement on rows of a run; returns how many rows it wrote."""
+        parameters: dict[str, Any] = {"run_id": run_id, "first": first, "last": last, "client_id": self.client_id}
+        written = connection.exec_driver_sql(statement.as_string(driver_connection(connection)), parameters).rowcount
+        return int(written)
+
+    def _remember(self, connection: Connection, run_id: UUID) -> None:
+        """Keep what is not in the user's tables: which customer a group has, and what people merged and split."""
+        for statement in _MEMORIES:
+            connection.execute(statement, {"run_id": run_id, "client_id": self.client_id})
+
+    # --- statements ------------------------------------------------------------------------------------------------
+
+    def _steps(self) -> tuple[_Step, ...]:
+        planned = sql.SQL("b.record_key")
+        created = sql.SQL("{}::text").format(self.tables.customer.column("t", "id"))
+        return (
+            _Step(CUSTOMER, "create", self._create_customers, created),
+            _Step(CUSTOMER, "update", self._update_customers, planned),
+            _Step(LEAD, "update", self._link_leads, planned),
+            _Step(JOB, "update", self._link_jobs, planned),
+            _Step(CUSTOMER, "update", self._delete_merged, planned, is_merge=True),
+        )
+
+    def _create_customers(self, batch: sql.Composable) -> sql.Composed:
+        """A row that has come up meanwhile, under the id or any other unique key, stays as it is."""
+        customer = self.tables.customer
+        names = ("id", "client_id", *FILLED, "metadata", "created_at", "updated_at")
+        return sql.SQL(
+            "INSERT INTO {table} AS t ({columns}) SELECT b.record_key::{id_type}, b.after->>'client_id',"
+            " b.after->>'name', b.after->>'phone', b.after->>'email', b.after->>'messenger_psid',"
+            " b.after->'metadata' || jsonb_build_object('createdAt', {now}, 'runId', %(run_id)s::text), now(), now()"
+            " FROM {batch} AS b ON CONFLICT DO NOTHING"
+        ).format(
+            table=customer.table,
+            columns=sql.SQL(", ").join(sql.Identifier(customer.actual(name)) for name in names),
+            id_type=customer.type_of("id"),
+            now=sql.SQL("""to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""),
+            batch=batch,
+        )
+
+    def _update_customers(self, batch: sql.Composable) -> sql.Composed:
+        """Fill what is empty, and count our own customers' leads."""
+        customer = self.tables.customer
+        metadata = customer.column("t", "metadata")
+        assignments = [
+            sql.SQL("{actual} = CASE WHEN b.after ? {key} THEN b.after->>{key} ELSE {column} END").format(
+                actual=sql.Identifier(customer.actual(name)), key=sql.Literal(name), column=customer.column("t", name)
+            )
+            for name in FILLED
+        ]
+        unmoved = [
+            sql.SQL("(NOT b.after ? {key} OR {column} IS NOT DISTINCT FROM b.before->>{key})").format(
+                key=sql.Literal(name), column=customer.column("t", name)
+            )
+            for name in FILLED
+        ]
+        return sql.SQL(
+            "UPDATE {table} AS t SET {assignments}, {metadata_name} = CASE WHEN b.after ? 'lead_count' THEN {metadata}"
+            " || jsonb_build_object('leadCount', b.after->'lead_count',"
+            " 'multipleLeads', (b.after->>'lead_count')::int > 1) ELSE {metadata} END, {updated_at} = now()"
+            " FROM {batch} AS b WHERE NOT b.after ? 'merged_into' AND {id} = b.record_key::{id_type} AND {client} AND"
+            " {unmoved} AND (NOT b.after ? 'lead_count'"
+            " OR {metadata}->>'leadCount' IS NOT DISTINCT FROM b.before->>'lead_count')"
+        ).format(
+            table=customer.table,
+            assignments=sql.SQL(", ").join(assignments),
+            metadata_name=sql.Identifier(customer.actual("metadata")),
+            metadata=metadata,
+            updated_at=sql.Identifier(customer.actual("updated_at")),
+            batch=batch,
+            id=customer.column("t", "id"),
+            id_type=customer.type_of("id"),
+            client=sql.SQL("{} = %(client_id)s").format(customer.column("t", "client_id")),
+            unmoved=sql.SQL(" AND ").join(unmoved),
+        )
+
+    def _link_leads(self, batch: sql.Composable) -> sql.Composed:
+        """Link leads that are linked as they were when the plan was made, to customers that are there."""
+        lead, customer = self.tables.lead, self.tables.customer
+        return sql.SQL(
+            "UPDATE {table} AS t SET {link_name} = (b.after->>'customer_id')::{link_type}, {updated_at} = now()"
+            " FROM {batch} AS b JOIN {customers} AS k ON {customer_id} = (b.after->>'customer_id')::{customer_id_type}"
+            " WHERE {id} = b.record_key::{id_type} AND {client_id} = %(client_id)s"
+            " AND {customer_client} = %(client_id)s"
+            " AND {link} IS NOT DISTINCT FROM (b.before->>'customer_id')::{link_type}"
+        ).format(
+            table=lead.table,
+            link_name=sql.Identifier(lead.actual("customer_id")),
+            link=lead.column("t", "customer_id"),
+            link_type=lead.type_of("customer_id"),
+            updated_at=sql.Identifier(lead.actual("updated_at")),
+            batch=batch,
+            customers=customer.table,
+            customer_id=customer.column("k", "id"),
+            customer_id_type=customer.type_of("id"),
+            customer_client=customer.column("k", "client_id"),
+            id=lead.column("t", "id"),
+            id_type=lead.type_of("id"),
+            client_id=lead.column("t", "client_id"),
+        )
+
+    def _link_jobs(self, batch: sql.Composable) -> sql.Composed:
+        """Link jobs whose lead has the customer that was planned."""
+        job, lead = self.tables.job, self.tables.lead
+        return sql.SQL(
+            "UPDATE {table} AS t SET {link_name} = (b.after->>'customer_id')::{link_type}"
+            " FROM {batch} AS b, {leads} AS l WHERE {id} = b.record_key::{id_type}"
+            " AND {link} IS NOT DISTINCT FROM (b.before->>'customer_id')::{link_type} AND {lead_id} = {job_lead}"
+            " AND {lead_link} = (b.after->>'customer_id')::{lead_link_type}"
+            " AND {lead_client} = %(client_id)s"
+        ).format(
+            table=job.table,
+            link_name=sql.Identifier(job.actual("customer_id")),
+            link=job.column("t", "customer_id"),
+            link_type=job.type_of("customer_id"),
+            batch=batch,
+            leads=lead.table,
+            id=job.column("t", "id"),
+            id_type=job.type_of("id"),
+            lead_id=lead.column("l", "id"),
+            job_lead=job.column("t", "lead_id"),
+            lead_link=lead.column("l", "customer_id"),
+            lead_link_type=lead.type_of("customer_id"),
+            lead_client=lead.column("l", "client_id"),
+        )
+
+    def _delete_merged(self, batch: sql.Composable) -> sql.Composed:
+        """Delete a customer that was merged into another, where it is as it was seen and nothing else points to it."""
+        customer = self.tables.customer
+        return sql.SQL(
+            "DELETE FROM {table} AS t USING {batch} AS b WHERE b.after ? 'merged_into'"
+            " AND {id} = b.record_key::{id_type} AND to_jsonb(t) = b.before->'row' AND {free}"
+        ).format(
+            table=customer.table,
+            batch=batch,
+            id=customer.column("t", "id"),
+            id_type=customer.type_of("id"),
+            free=self.tables.unreferenced(),
+        )
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One kind of plan row, and the statement that writes them."""
+
+    target: str
+    action: str
+    statement: Callable[[sql.Composable], sql.Composed]
+    """Makes the statement on rows `b` of a batch: a name, or a query in parentheses."""
+    written: sql.Composable
+    """The key of a row that was written, as the plan has it."""
+    is_merge: bool = False
+
+    def rows(self, state: str) -> sql.Composed:
+        """The rows of a run."""
+        return sql.SQL(
+            "SELECT seq, record_key, before, after FROM backfill.change WHERE run_id = %(run_id)s AND state = {state}"
+            " AND target = {target} AND action = {action} AND (after ? 'merged_into') = {is_merge}"
+        ).format(
+            state=sql.Literal(state),
+            target=sql.Literal(self.target),
+            action=sql.Literal(self.action),
+            is_merge=sql.Literal(self.is_merge),
+        )
+
+    def journalled(self) -> sql.Composed:
+        """The statement on the planned rows of a batch, with an outcome for each."""
+        return sql.SQL(
+            "WITH batch AS MATERIALIZED ({rows} AND seq BETWEEN %(first)s AND %(last)s),"
+            " written AS ({statement} RETURNING {key} AS record_key),"
+            " outcomes AS MATERIALIZED (SELECT b.seq, b.record_key, w.record_key IS NOT NULL AS done"
+            "  FROM batch AS b LEFT JOIN written AS w USING (record_key))"
+            " UPDATE backfill.change AS c SET state = CASE WHEN o.done THEN 'applied' ELSE 'conflict' END,"
+            " error_code = CASE WHEN NOT o.done THEN {stale} END, record_id = o.record_key, applied_at = now()"
+            " FROM outcomes AS o WHERE c.run_id = %(run_id)s AND c.seq = o.seq"
+        ).format(
+            rows=self.rows("planned"),
+            statement=self.statement(sql.SQL("batch")),
+            key=self.written,
+            stale=sql.Literal(STALE),
+        )
+
+
+_MEMORIES = (
+    text(
+        "INSERT INTO backfill.customer_group (client_id, group_key, customer_id, run_id)"
+        " SELECT :client_id, after->>'group_key', after->>'customer_id', run_id FROM backfill.change"
+        " WHERE run_id = :run_id AND state = 'applied' AND target = 'Lead' AND after ? 'group_key'"
+        " ON CONFLICT (client_id, group_key) DO UPDATE"
+        " SET customer_id = excluded.customer_id, run_id = excluded.run_id"
+        " WHERE customer_group.customer_id <> excluded.customer_id"
+    ),
+    text(
+        "INSERT INTO backfill.customer_merge (client_id, from_customer_id, into_customer_id, run_id)"
+        " SELECT :client_id, record_key, after->>'merged_into', run_id FROM backfill.change"
+        " WHERE run_id = :run_id AND target = 'Customer' AND after ? 'merged_into' ON CONFLICT DO NOTHING"
+    ),
+    text(
+        "INSERT INTO backfill.customer_split (client_id, lead_id, customer_id, run_id)"
+        " SELECT :client_id, record_key, after->>'customer_id', run_id FROM backfill.change"
+        " WHERE run_id = :run_id AND state = 'applied' AND target = 'Lead' AND after ? 'split'"
+        " ON CONFLICT (client_id, lead_id) DO UPDATE SET customer_id = excluded.customer_id, run_id = excluded.run_id"
+    ),
+)
