@@ -92,11 +92,12 @@ class Customers:
                 rules=_rules(scope),
                 keys=keys,
                 known=read_known(connection, tables, client_id),
+                list_skips=scope.registry.store_skips(self.name, scope.partition_key),
             )
         scope.details.update(plan.figures)
         if _log.isEnabledFor(logging.DEBUG):
             _tell_groups(scope, plan)
-        return Plan(source=plan.source, frames=plan.frames)
+        return Plan(source=plan.source, frames=plan.frames, skips=plan.skips)
 
     # --- load and undo ---------------------------------------------------------------------------------------------
 

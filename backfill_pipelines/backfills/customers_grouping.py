@@ -82,11 +82,15 @@ class Customers:
         self.people_made_by_phone: defaultdict[int, list[Customer]] = defaultdict(list)
         self.people_made_by_email: defaultdict[int, list[Customer]] = defaultdict(list)
         for frame in frames:
-            for row in zip(*(list(frame[name]) for name in _CUSTOMER_COLUMNS), strict=True):
+            for row in zip(*(frame[name].tolist() for name in _CUSTOMER_COLUMNS), strict=True):
                 self._add(row, leads)
 
     def _add(self, row: Sequence[Any], leads: LeadColumns) -> None:
         identifier, name, phone, email, psid, ours, lead_count, updated_at = row
+        if ours:
+            phone_number, email_number = leads.own_numbers(phone, email)
+        else:
+            phone_number, email_number = max(leads.phone_number(phone), NONE), max(leads.email_number(email), NONE)
         customer = Customer(
             identifier,
             name,
@@ -97,8 +101,8 @@ class Customers:
             lead_count,
             updated_at,
             leads.psid_number(psid),
-            max(leads.phone_number(phone), NONE),
-            max(leads.email_number(email), NONE),
+            phone_number,
+            email_number,
         )
         self.by_id[identifier] = customer
         if customer.psid_number != NONE:

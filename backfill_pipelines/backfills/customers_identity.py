@@ -10,9 +10,9 @@ import hashlib
 import re
 import unicodedata
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 from uuid import UUID
 
 import pandas as pd
@@ -124,6 +124,10 @@ class Values:
             self.keys.append(key)
         return found
 
+    def find(self, key: str) -> int:
+        """The number of a key that some lead has, else `NONE`."""
+        return self._numbers.get(key, NONE)
+
 
 class LeadColumns:
     """A client's leads, one entry per lead in each column; keys are numbers into `Values`, or `NONE`."""
@@ -153,12 +157,12 @@ class LeadColumns:
         """Take in blocks of leads: id, messenger_psid, phone, email, first_name, last_name, company_name, customer_id,
         created_at, updated_at (microseconds since 1970)."""
         for frame in frames:
-            columns = {name: list(frame[name]) for name in frame.columns}
+            columns = {name: frame[name].tolist() for name in frame.columns}
             start = len(self.ids)
             self.ids += columns["id"]
-            self.psid.extend([self.psid_number(raw) for raw in columns["messenger_psid"]])
-            phones = [self._read(raw, self._phone_numbers, self.phone_number) for raw in columns["phone"]]
-            emails = [self._read(raw, self._email_numbers, self.email_number) for raw in columns["email"]]
+            self.psid.extend([NONE if raw is None else self.psid_number(raw) for raw in columns["messenger_psid"]])
+            phones = _numbers(columns["phone"], self._phone_numbers, self.phone_number)
+            emails = _numbers(columns["email"], self._email_numbers, self.email_number)
             self.blocked.update(
                 number
                 for number, (phone, email) in enumerate(zip(phones, emails, strict=True), start=start)
@@ -180,6 +184,16 @@ class LeadColumns:
         """Let go of what only reading needs: a third of the memory."""
         self._phone_numbers.clear()
         self._email_numbers.clear()
+
+    def own_numbers(self, phone: str | None, email: str | None) -> tuple[int, int]:
+        """The numbers of what we have stored ourselves: in its stored form a value is its key, with nothing to read."""
+        key = phone
+        if phone and self._phone_format == "e164":
+            key = phone.removeprefix("+1") if phone.startswith("+1") else phone.removeprefix("+")
+        found = NONE if key is None else self.phones.find(key)
+        if phone and found == NONE:
+            found = max(self.phone_number(phone), NONE)
+        return found, NONE if email is None else self.emails.find(email)
 
     def psid_number(self, raw: str | None) -> int:
         """The number of a PSID."""
@@ -214,15 +228,6 @@ class LeadColumns:
             return key
         return f"+1{key}" if len(key) == _SHORTEST else f"+{key}"
 
-    @staticmethod
-    def _read(raw: str | None, known: dict[str, int], number: Any) -> int:
-        if not raw:
-            return NONE
-        found = known.get(raw)
-        if found is None:
-            found = known[raw] = number(raw)
-        return found
-
 
 @dataclass(frozen=True, kw_only=True)
 class KnownCustomers:
@@ -243,8 +248,22 @@ class KnownCustomers:
     """Whether the table allows an address only once."""
 
 
+def _numbers(column: Iterable[str | None], known: dict[str, int], number: Callable[[str], int]) -> list[int]:
+    """The numbers of raw values, each distinct text read once."""
+    found: list[int] = []
+    for raw in column:
+        if not raw:
+            found.append(NONE)
+            continue
+        if raw not in known:
+            known[raw] = number(raw)
+        found.append(known[raw])
+    return found
+
+
 def _name(first: str | None, last: str | None) -> str | None:
-    return " ".join(part for part in (_text(first), _text(last)) if part) or None
+    first, last = first.strip() if first else "", last.strip() if last else ""
+    return f"{first} {last}" if first and last else first or last or None
 
 
 def _text(raw: str | None) -> str | None:

@@ -49,6 +49,8 @@ class CustomersPlan:
     figures: dict[str, Any]
     frames: Iterator[pd.DataFrame]
     """Frames of plan rows: customers, leads, jobs, each sorted by id; to be consumed once."""
+    skips: dict[str, int]
+    """Rows that are skipped and not in the frames, by reason."""
     grouping: Grouping
 
 
@@ -77,25 +79,35 @@ def plan_customers(
     rules: IdentityRules,
     keys: GroupKeys,
     known: KnownCustomers,
+    list_skips: bool = True,
 ) -> CustomersPlan:
     """Say which customers a client's leads and jobs have.
 
     `leads` as `LeadColumns.add` takes them; `customers` (of this client) with id, name, phone, email, messenger_psid,
-    ours, lead_count, updated_at; `jobs` (of the client's leads) with id, lead_id, customer_id.
+    ours, lead_count, updated_at; `jobs` (of the client's leads) with id, lead_id, customer_id. Without `list_skips`
+    what is linked already is only counted: in a run with nothing to do that is everything.
     """
     columns = LeadColumns(rules)
     columns.add(leads)
     there = Customers(customers, columns)
     columns.forget_raw_values()
     grouping = group_leads(columns, there, max_group_size=rules.max_group_size, keys=keys, known=known)
-    return _Planner(columns, there, grouping, keys=keys, known=known).plan(jobs)
+    return _Planner(columns, there, grouping, keys=keys, known=known, list_skips=list_skips).plan(jobs)
 
 
 class _Planner:
     def __init__(
-        self, leads: LeadColumns, customers: Customers, grouping: Grouping, *, keys: GroupKeys, known: KnownCustomers
+        self,
+        leads: LeadColumns,
+        customers: Customers,
+        grouping: Grouping,
+        *,
+        keys: GroupKeys,
+        known: KnownCustomers,
+        list_skips: bool,
     ) -> None:
         self._leads, self._customers, self._grouping = leads, customers, grouping
+        self._list_skips = list_skips
         self._keys, self._known = keys, known
         self._group_of, self._linked_to = grouping.group_of, grouping.linked_to
         self._drafts: list[_Draft | None] = []
@@ -118,6 +130,7 @@ class _Planner:
             source=len(self._leads) + job_count,
             figures=self._figures,
             frames=self._frames(job_rows),
+            skips={} if self._list_skips else self._skips(),
             grouping=self._grouping,
         )
 
@@ -247,7 +260,8 @@ class _Planner:
                 yield (LEAD, identifier, _CONFLICT, reason, None, None)
                 continue
             if linked is not None:
-                yield (LEAD, identifier, _SKIP, "already_linked", None, None)
+                if self._list_skips:
+                    yield (LEAD, identifier, _SKIP, "already_linked", None, None)
                 continue
             draft, group = self._drafts[number], groups[number]
             if draft is None:
@@ -274,6 +288,8 @@ class _Planner:
                 customer_id = self._customer_of(looked_up[lead_id])
                 if customer_id is not None and linked == customer_id:
                     already += 1
+                    if self._list_skips:
+                        rows.append((identifier, _SKIP, "already_linked", None))
                 elif linked is not None:
                     rows.append((identifier, _CONFLICT, "job_mismatch", None))
                 elif customer_id is None:
@@ -305,10 +321,10 @@ class _Planner:
             else (JOB, identifier, action, reason, before, f'{{"customer_id":"{customer_id}"}}')
             for identifier, action, reason, customer_id in job_rows
         )
-        # Counted, not listed: there may be millions, and a skip is no row that anybody executes.
-        yield from _framed(
-            (JOB, "", _SKIP, "already_linked", None, None) for _ in range(self._figures["jobs_already_linked"])
-        )
+
+    def _skips(self) -> dict[str, int]:
+        count = self._figures["leads_already_linked"] + self._figures["jobs_already_linked"]
+        return {"already_linked": count} if count else {}
 
     def _count(self, job_rows: Sequence[tuple[str, str, str | None, str | None]], job_count: int) -> None:
         groups = self._grouping.groups

@@ -143,6 +143,8 @@ class Plan:
     source: int
     frames: Iterable[pd.DataFrame]
     """Frames with `PLAN_COLUMNS`, sorted by key over all frames; consumed once."""
+    skips: Mapping[str, int] = field(default_factory=dict)
+    """Further records that are skipped, counted by reason: a million rows that nobody stores need not be made."""
 
 
 class Backfill(Protocol):

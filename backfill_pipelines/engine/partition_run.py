@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 import traceback
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from backfill_pipelines.engine.backfill import AuditedBackfill, Backfill, Plan, Reconciliation, RunOptions, Scope
 from backfill_pipelines.engine.journal import ChangeState, executed_count, outcome_counts
 from backfill_pipelines.engine.ledger import Mode, Request, Run
-from backfill_pipelines.engine.plan import Action, store_plan
+from backfill_pipelines.engine.plan import Action, StoredPlan, store_plan
 from backfill_pipelines.engine.record_by_record import RecordLoad, RecordTarget
 from backfill_pipelines.engine.runtime import Runtime, lock_name
 from backfill_pipelines.engine.set_based import WholePlanTarget, is_unavailable, load_set_based, sqlstate_of
@@ -229,29 +230,30 @@ def _has_plan(runtime: Runtime, run: Run) -> bool:
 
 def _plan(runtime: Runtime, backfill: Backfill, scope: Scope, *, load: bool) -> None:
     """Make the plan and store it; execute it right there where it is to be loaded and the target can do that."""
-    if load and scope.options.max_records is None:
-        target = backfill.target(scope)
-        if isinstance(target, WholePlanTarget) and _plan_and_execute(runtime, backfill, scope, target):
-            return
     scope.report("plan", 0, None)
     plan = backfill.plan(scope)
+    if load and scope.options.max_records is None:
+        target = backfill.target(scope)
+        if isinstance(target, WholePlanTarget):
+            if _store_and_execute(runtime, backfill, scope, plan, target):
+                return
+            # Its frames are used up, and something has moved: what is stored now is planned on that.
+            plan = backfill.plan(scope)
     with runtime.engine.begin() as connection:
         # A plan that an earlier attempt stored half is not there: rows and hash commit together.
-        rows = _store(runtime, backfill, scope, plan, connection, executed=False)
+        stored = _store(runtime, backfill, scope, plan, connection, executed=False)
         # The planner knows nothing of rows that came a moment ago; without this it scans the table for every batch.
-        if rows > _ANALYZE_ABOVE:
+        if sum(stored.executed.values()) > _ANALYZE_ABOVE:
             connection.execute(text("ANALYZE backfill.change"))
 
 
-def _plan_and_execute(runtime: Runtime, backfill: Backfill, scope: Scope, target: WholePlanTarget) -> bool:
+def _store_and_execute(runtime: Runtime, backfill: Backfill, scope: Scope, plan: Plan, target: WholePlanTarget) -> bool:
     """Store the plan and execute it in one transaction; False where that was rolled back."""
-    scope.report("plan", 0, None)
-    plan = backfill.plan(scope)
     scope.require_lock()
     try:
         with runtime.engine.connect() as connection, connection.begin() as transaction:
-            _store(runtime, backfill, scope, plan, connection, executed=True)
-            if target.apply_whole(connection, scope.run_id):
+            stored = _store(runtime, backfill, scope, plan, connection, executed=True)
+            if target.apply_whole(connection, scope.run_id, stored.executed):
                 return True
             transaction.rollback()
     except DBAPIError as error:
@@ -261,8 +263,8 @@ def _plan_and_execute(runtime: Runtime, backfill: Backfill, scope: Scope, target
 
 def _store(
     runtime: Runtime, backfill: Backfill, scope: Scope, plan: Plan, connection: Connection, *, executed: bool
-) -> int:
-    """Store the plan's rows, and note in the ledger that they are there; returns how many there are, skips included."""
+) -> StoredPlan:
+    """Store the plan's rows, and note in the ledger that they are there."""
     stored = store_plan(
         connection,
         run_id=scope.run_id,
@@ -270,19 +272,18 @@ def _store(
         store_skips=scope.registry.store_skips(backfill.name, scope.partition_key),
         executed=executed,
     )
-    reasons = dict(stored.reasons)
-    for code, count in scope.reasons.items():
-        reasons[code] = reasons.get(code, 0) + count
+    reasons = Counter(stored.reasons) + Counter(scope.reasons) + Counter(plan.skips)
+    actions = Counter(stored.actions) + Counter({Action.SKIP: sum(plan.skips.values())})
     runtime.ledger.record_plan(
         connection,
         scope.run_id,
         plan_hash=stored.plan_hash,
-        counts={"source": plan.source, **{action: stored.actions.get(action, 0) for action in Action}},
-        reasons=reasons,
+        counts={"source": plan.source, **{action: actions[action] for action in Action}},
+        reasons=dict(sorted(reasons.items())),
         details=scope.details,
         now=datetime.now(UTC),
     )
-    return sum(stored.actions.values())
+    return stored
 
 
 async def load(runtime: Runtime, backfill: Backfill, scope: Scope, *, limit: int | None) -> None:

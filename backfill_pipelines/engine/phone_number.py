@@ -67,7 +67,7 @@ class PhoneNormaliser:
         text = (raw or "").strip()
         if not text or len(text) > MAXIMUM_LENGTH:
             return None
-        if spreadsheet_float := _FLOAT.fullmatch(text):
+        if text.endswith("0") and (spreadsheet_float := _FLOAT.fullmatch(text)):
             text = spreadsheet_float[1]
         if (certain := self._certain_number(text)) is not None:
             return certain
@@ -97,9 +97,10 @@ class PhoneNormaliser:
             return None
         digits = text.translate(_PUNCTUATION)
         if "+" in text:
-            calling_code = next(
-                (digits[:size] for size in range(1, _LONGEST_CALLING_CODE + 1) if self._plan(digits[:size])), ""
-            )
+            calling_code = _NORTH_AMERICA
+            if not digits.startswith(_NORTH_AMERICA):
+                sizes = range(1, _LONGEST_CALLING_CODE + 1)
+                calling_code = next((digits[:size] for size in sizes if self._plan(digits[:size])), "")
             national: str | None = digits[len(calling_code) :]
         else:
             calling_code = self._home.calling_code

@@ -52,6 +52,8 @@ class StoredPlan:
     plan_hash: str
     actions: Mapping[str, int]
     reasons: Mapping[str, int]
+    executed: Mapping[tuple[str, str], int]
+    """By target and action: how many rows a load executes."""
 
 
 def store_plan(
@@ -68,7 +70,7 @@ def store_plan(
     one frame. The order is part of the hash: a backfill yields its rows sorted by key. With `executed` the rows that a
     load executes are journalled as applied from the start: for a caller who executes them in this very transaction.
     """
-    actions: Counter[str] = Counter()
+    actions: Counter[tuple[str, str]] = Counter()
     reasons: Counter[str] = Counter()
     # Over what is in the rows, without run id, number and clock; skips, which may be millions, are nowhere in it.
     digest = hashlib.sha256()
@@ -77,8 +79,8 @@ def store_plan(
     columns = ("run_id", "seq", "state", "applied_at", "target", "record_key", "action", "reason", "before", "after")
     with copy_lines(connection, table=("backfill", "change"), columns=columns) as write:
         for frame in frames:
-            rows = list(zip(*(frame[column] for column in PLAN_COLUMNS), strict=True))
-            actions.update([row[2] for row in rows])
+            rows = list(zip(*(frame[column].tolist() for column in PLAN_COLUMNS), strict=True))
+            actions.update([(row[0], str(row[2])) for row in rows])
             reasons.update([row[3] for row in rows if row[3] is not None])
             stored = [(row[2], _line(row)) for row in rows if store_skips or row[2] != Action.SKIP]
             digest.update("".join([line for action, line in stored if action != Action.SKIP]).encode())
@@ -96,7 +98,8 @@ def store_plan(
             seq += len(stored)
     return StoredPlan(
         plan_hash=digest.hexdigest(),
-        actions={str(action): count for action, count in actions.items()},
+        actions={each: sum(n for (_, action), n in actions.items() if action == each) for _, each in actions},
+        executed={kind: count for kind, count in actions.items() if kind[1] in EXECUTED},
         reasons=dict(sorted(reasons.items())),
     )
 

@@ -8,7 +8,7 @@ that no crash can come between the two; halving a batch that one bad row refuses
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 from uuid import UUID
 
@@ -65,8 +65,11 @@ class WholePlanTarget(SetBasedTarget, Protocol):
     and its rows are executed by `apply`.
     """
 
-    def apply_whole(self, connection: Connection, run_id: UUID) -> bool:
-        """Execute all rows, which are journalled as applied already; False where one of them did not come out so."""
+    def apply_whole(self, connection: Connection, run_id: UUID, planned: Mapping[tuple[str, str], int]) -> bool:
+        """Execute all rows, which are journalled as applied already; False where one of them did not come out so.
+
+        `planned` says how many there are, by target and action.
+        """
 
 
 def load_set_based(
