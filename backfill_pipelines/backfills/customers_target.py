@@ -110,8 +110,8 @@ class CustomersTarget:
                 raise ConfigurationError(
                     "missing_index",
                     f'Undo would delete {deleted} customers, and for each Postgres would read all of "{table.name}", '
-                    f'which has no index on {column}; run: CREATE INDEX CONCURRENTLY ON "{table.schema}"."{table.name}" '
-                    f'("{column}"); and undo again.',
+                    f"which has no index on {column}; run: "
+                    f'CREATE INDEX CONCURRENTLY ON "{table.schema}"."{table.name}" ("{column}"); and undo again.',
                 )
 
     def refusal(self, error: DBAPIError) -> tuple[ChangeState, str]:
