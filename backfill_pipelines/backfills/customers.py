@@ -13,6 +13,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
@@ -86,7 +87,7 @@ class Customers:
             connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
             tables = read_tables(connection, scope.registry)
             plan = plan_customers(
-                _with_progress(scope, read_leads(connection, tables, client_id)),
+                _with_progress(scope, _read_ahead(read_leads(connection, tables, client_id))),
                 read_customers(connection, tables, client_id),
                 read_jobs(connection, tables, client_id),
                 rules=_rules(scope),
@@ -97,7 +98,7 @@ class Customers:
         scope.details.update(plan.figures)
         if _log.isEnabledFor(logging.DEBUG):
             _tell_groups(scope, plan)
-        return Plan(source=plan.source, frames=plan.frames, skips=plan.skips)
+        return Plan(source=plan.source, frames=_unseen_by_garbage_collection(plan.frames), skips=plan.skips)
 
     # --- load and undo ---------------------------------------------------------------------------------------------
 
@@ -286,6 +287,24 @@ def _without_garbage_collection() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+def _unseen_by_garbage_collection(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """The frames, while nobody looks again and again through what they are made from."""
+    gc.freeze()
+    try:
+        yield from frames
+    finally:
+        gc.unfreeze()
+
+
+def _read_ahead(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """The frames, of which the next is read while the last is worked on: database and process each have a core."""
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(next, frames, None)
+        while (frame := ahead.result()) is not None:
+            ahead = reader.submit(next, frames, None)
+            yield frame
 
 
 def _with_progress(scope: Scope, frames: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:

@@ -21,6 +21,7 @@ from backfill_pipelines.backfills.customers_tables import ProductTables
 from backfill_pipelines.backfills.customers_undo import undo_statements
 from backfill_pipelines.database.bulk import driver_connection
 from backfill_pipelines.engine.journal import STALE, ChangeState
+from backfill_pipelines.engine.plan import Executed
 from backfill_pipelines.engine.set_based import sqlstate_of
 from backfill_pipelines.errors import ConfigurationError
 
@@ -61,18 +62,18 @@ class CustomersTarget:
     batch_rows: int = 1_000_000_000
     """One transaction per client."""
 
-    def apply_whole(self, connection: Connection, run_id: UUID, planned: Mapping[tuple[str, str], int]) -> bool:
+    def apply_whole(self, connection: Connection, run_id: UUID, planned: Mapping[tuple[str, str], Executed]) -> bool:
         """Execute a plan that is journalled as applied; False where a row was not as planned."""
-        total, done = sum(planned.values()), 0
+        total, done = sum(rows.count for rows in planned.values()), 0
         self._prepare(connection, total)
         for step in self._steps():
-            expected = planned.get((step.target, step.action), 0)
-            if not expected or step.is_merge:
+            rows = planned.get((step.target, step.action))
+            if rows is None or step.is_merge:
                 continue
-            batch = sql.SQL("({})").format(step.rows("applied"))
-            if self._execute(connection, step.statement(batch), run_id) != expected:
+            statement = step.statement(sql.SQL("({})").format(step.rows("applied")))
+            if self._execute(connection, statement, run_id, rows.first, rows.last) != rows.count:
                 return False
-            done += expected
+            done += rows.count
             self.progress(done, total)
         if planned.get((LEAD, "update")):
             connection.execute(_REMEMBER_GROUPS, {"run_id": run_id, "client_id": self.client_id})
@@ -127,9 +128,7 @@ class CustomersTarget:
         if rows > _MANY_ROWS:
             connection.execute(_HASH_JOINS)
 
-    def _execute(
-        self, connection: Connection, statement: sql.Composed, run_id: UUID, first: int = 0, last: int = 0
-    ) -> int:
+    def _execute(self, connection: Connection, statement: sql.Composed, run_id: UUID, first: int, last: int) -> int:
         """Execute a statement on rows of a run; returns how many rows it wrote."""
         parameters: dict[str, Any] = {"run_id": run_id, "first": first, "last": last, "client_id": self.client_id}
         written = connection.exec_driver_sql(statement.as_string(driver_connection(connection)), parameters).rowcount
@@ -286,8 +285,9 @@ class _Step:
     def rows(self, state: str) -> sql.Composed:
         """The rows of a run."""
         return sql.SQL(
-            "SELECT seq, record_key, before, after FROM backfill.change WHERE run_id = %(run_id)s AND state = {state}"
-            " AND target = {target} AND action = {action} AND (after ? 'merged_into') = {is_merge}"
+            "SELECT seq, record_key, before, after FROM backfill.change WHERE run_id = %(run_id)s"
+            " AND seq BETWEEN %(first)s AND %(last)s AND state = {state} AND target = {target} AND action = {action}"
+            " AND (after ? 'merged_into') = {is_merge}"
         ).format(
             state=sql.Literal(state),
             target=sql.Literal(self.target),
@@ -298,7 +298,7 @@ class _Step:
     def journalled(self) -> sql.Composed:
         """The statement on the planned rows of a batch, with an outcome for each."""
         return sql.SQL(
-            "WITH batch AS MATERIALIZED ({rows} AND seq BETWEEN %(first)s AND %(last)s),"
+            "WITH batch AS MATERIALIZED ({rows}),"
             " written AS ({statement} RETURNING {key} AS record_key),"
             " outcomes AS MATERIALIZED (SELECT b.seq, b.record_key, w.record_key IS NOT NULL AS done"
             "  FROM batch AS b LEFT JOIN written AS w USING (record_key))"

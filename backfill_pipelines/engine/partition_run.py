@@ -243,7 +243,7 @@ def _plan(runtime: Runtime, backfill: Backfill, scope: Scope, *, load: bool) -> 
         # A plan that an earlier attempt stored half is not there: rows and hash commit together.
         stored = _store(runtime, backfill, scope, plan, connection, executed=False)
         # The planner knows nothing of rows that came a moment ago; without this it scans the table for every batch.
-        if sum(stored.executed.values()) > _ANALYZE_ABOVE:
+        if sum(executed.count for executed in stored.executed.values()) > _ANALYZE_ABOVE:
             connection.execute(text("ANALYZE backfill.change"))
 
 

@@ -45,6 +45,15 @@ class Action(StrEnum):
 EXECUTED = (Action.CREATE, Action.UPDATE)
 
 
+@dataclass(frozen=True)
+class Executed:
+    """How many rows of a target and an action there are, and between which numbers (`seq`) they are."""
+
+    count: int
+    first: int
+    last: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class StoredPlan:
     """What storing a plan told: its hash, and how many rows it has by action and by reason (skips included)."""
@@ -52,8 +61,8 @@ class StoredPlan:
     plan_hash: str
     actions: Mapping[str, int]
     reasons: Mapping[str, int]
-    executed: Mapping[tuple[str, str], int]
-    """By target and action: how many rows a load executes."""
+    executed: Mapping[tuple[str, str], Executed]
+    """By target and action: the rows that a load executes."""
 
 
 def store_plan(
@@ -71,6 +80,7 @@ def store_plan(
     load executes are journalled as applied from the start: for a caller who executes them in this very transaction.
     """
     actions: Counter[tuple[str, str]] = Counter()
+    ranges: dict[tuple[str, str], tuple[int, int]] = {}
     reasons: Counter[str] = Counter()
     # Over what is in the rows, without run id, number and clock; skips, which may be millions, are nowhere in it.
     digest = hashlib.sha256()
@@ -80,7 +90,8 @@ def store_plan(
     with copy_lines(connection, table=("backfill", "change"), columns=columns) as write:
         for frame in frames:
             rows = list(zip(*(frame[column].tolist() for column in PLAN_COLUMNS), strict=True))
-            actions.update([(row[0], str(row[2])) for row in rows])
+            kinds = Counter([(row[0], str(row[2])) for row in rows])
+            actions.update(kinds)
             reasons.update([row[3] for row in rows if row[3] is not None])
             stored = [(row[2], _line(row)) for row in rows if store_skips or row[2] != Action.SKIP]
             digest.update("".join([line for action, line in stored if action != Action.SKIP]).encode())
@@ -95,11 +106,14 @@ def store_plan(
                     ]
                 )
             )
+            for kind in kinds:
+                # Of a frame's rows it may be any.
+                ranges[kind] = (ranges.get(kind, (seq, 0))[0], seq + len(stored) - 1)
             seq += len(stored)
     return StoredPlan(
         plan_hash=digest.hexdigest(),
         actions={each: sum(n for (_, action), n in actions.items() if action == each) for _, each in actions},
-        executed={kind: count for kind, count in actions.items() if kind[1] in EXECUTED},
+        executed={kind: Executed(count, *ranges[kind]) for kind, count in actions.items() if kind[1] in EXECUTED},
         reasons=dict(sorted(reasons.items())),
     )
 

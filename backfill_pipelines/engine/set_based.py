@@ -26,6 +26,7 @@ from backfill_pipelines.engine.journal import (
     undo_codes,
     write_outcomes,
 )
+from backfill_pipelines.engine.plan import Executed
 from backfill_pipelines.errors import DataError, TransientError
 
 # Deadlock, serialization failure, lock timeout: the batch was rolled back whole and may simply be tried again.
@@ -65,10 +66,10 @@ class WholePlanTarget(SetBasedTarget, Protocol):
     and its rows are executed by `apply`.
     """
 
-    def apply_whole(self, connection: Connection, run_id: UUID, planned: Mapping[tuple[str, str], int]) -> bool:
+    def apply_whole(self, connection: Connection, run_id: UUID, planned: Mapping[tuple[str, str], Executed]) -> bool:
         """Execute all rows, which are journalled as applied already; False where one of them did not come out so.
 
-        `planned` says how many there are, by target and action.
+        `planned` says how many there are and where, by target and action.
         """
 
 
