@@ -36,10 +36,11 @@ SELECT l.{lead_id} AS id FROM {leads} AS l
 WHERE l.{lead_client} = {client} AND l.{lead_customer} IS NULL""",
     ),
     "jobs_without_customer": Question(
-        "Jobs without a customer whose lead has one: 0.",
+        "Jobs without a customer whose lead has one of its client: 0.",
         """
 SELECT j.{job_id} AS id FROM {jobs} AS j JOIN {leads} AS l ON l.{lead_id} = j.{job_lead}
-WHERE l.{lead_client} = {client} AND j.{job_customer} IS NULL AND l.{lead_customer} IS NOT NULL""",
+JOIN {customers} AS c ON c.{customer_id} = l.{lead_customer} AND c.{customer_client} = l.{lead_client}
+WHERE l.{lead_client} = {client} AND j.{job_customer} IS NULL""",
     ),
     "jobs_of_another_customer": Question(
         "Jobs whose customer is not their lead's: 0.",

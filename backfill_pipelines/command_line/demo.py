@@ -21,7 +21,9 @@ from backfill_pipelines.command_line.failures import FAILED, USAGE_OR_CONFIGURAT
 from backfill_pipelines.command_line.output import print_runs, terminal_progress, wide_console
 from backfill_pipelines.command_line.run import execute_backfill
 from backfill_pipelines.command_line.verify import comparison_as_json, verify_partitions
+from backfill_pipelines.database.bulk import driver_connection
 from backfill_pipelines.database.location import home_folder
+from backfill_pipelines.database.tables import metadata
 from backfill_pipelines.definitions import all_backfills
 from backfill_pipelines.engine.backfill import Backfill
 from backfill_pipelines.engine.dagster_adapter import partition_keys
@@ -29,6 +31,7 @@ from backfill_pipelines.engine.ledger import Run
 from backfill_pipelines.engine.runtime import open_database, open_runtime
 from backfill_pipelines.sandbox.entry import Sandbox, build_sandbox, serve_sandbox
 from backfill_pipelines.sandbox.faults import FaultFormatError
+from backfill_pipelines.sandbox.leads_filling import fill_clients
 from backfill_pipelines.sandbox.product_schema import product_schema_sql
 from backfill_pipelines.sandbox.server import SandboxStartError
 from backfill_pipelines.sandbox.traffic import RateLimit
@@ -44,8 +47,9 @@ def run_demo(*, clients: int, as_json: bool) -> int:
     # What is told on the way goes where the document does not.
     console = Console(stderr=True) if as_json else wide_console()
     documents: list[dict[str, Any]] = []
-    with sandbox_environment(build_sandbox(clients=clients, email_bison_rate_limit=_DEMO_RATE_LIMIT)) as home:
-        _make_product_tables(anew=True)
+    sandbox = build_sandbox(clients=clients, email_bison_rate_limit=_DEMO_RATE_LIMIT)
+    with sandbox_environment(sandbox) as home:
+        _make_product_tables(sandbox, anew=True)
         failed = False
         for backfill in all_backfills():
             console.rule(f"{backfill.name}: {backfill.description}", align="left")
@@ -118,23 +122,22 @@ def _restore(before: Mapping[str, str]) -> None:
     os.environ.update(before)
 
 
-def make_product_tables() -> None:
-    """Make the product's tables in the demo's database, unless they are there."""
-    _make_product_tables(anew=False)
+def make_product_tables(sandbox: Sandbox) -> None:
+    """Make and fill the product's tables in the demo's database, unless they are there."""
+    _make_product_tables(sandbox, anew=False)
 
 
-def _make_product_tables(*, anew: bool) -> None:
+def _make_product_tables(sandbox: Sandbox, *, anew: bool) -> None:
     with open_database() as (engine, _), engine.begin() as connection:
         if anew:
             # The demo's own database on the demo's own server: see `sandbox_environment`.
             connection.execute(text("DROP SCHEMA public CASCADE"))
             connection.execute(text("CREATE SCHEMA public"))
-            connection.execute(text("TRUNCATE backfill.run, backfill.change, backfill.cursor, backfill.quota"))
-            connection.execute(
-                text("TRUNCATE backfill.bison_reply, backfill.bison_lead, backfill.bison_workspace_record")
-            )
+            ours = ", ".join(table.fullname for table in metadata.sorted_tables)
+            connection.execute(text(f"TRUNCATE {ours}"))
         if connection.scalar(text("SELECT to_regclass('public.client_leads')")) is None:
             connection.exec_driver_sql(product_schema_sql())
+            fill_clients(driver_connection(connection), sandbox.product_clients())
 
 
 def serve_fake_vendors(*, port: int, seed: int, clients: int, faults: Path | None) -> int:

@@ -36,10 +36,11 @@ def serve_ui(*, sandbox: bool, port: int) -> int:
     with ExitStack() as stack:
         if sandbox:
             try:
-                stack.enter_context(sandbox_environment(build_sandbox(port=DEFAULT_PORT)))
+                vendors = build_sandbox(port=DEFAULT_PORT)
+                stack.enter_context(sandbox_environment(vendors))
             except SandboxStartError as error:
                 raise UsageError("port_taken", str(error)) from None
-            make_product_tables()
+            make_product_tables(vendors)
         stack.enter_context(dagster_environment())
         with open_runtime() as runtime, open_instance() as instance:
             end_orphaned_runs(instance, runtime.locks)

@@ -13,7 +13,9 @@ from backfill_pipelines.sandbox.email_bison import DEFAULT_RATE_LIMIT, EmailBiso
 from backfill_pipelines.sandbox.email_bison_data import build_email_bison_world
 from backfill_pipelines.sandbox.email_bison_records import EmailBisonWorld
 from backfill_pipelines.sandbox.faults import Fault, read_faults_file
-from backfill_pipelines.sandbox.registry_file import registry_yaml
+from backfill_pipelines.sandbox.leads_and_jobs import SeededClient
+from backfill_pipelines.sandbox.leads_filling import demo_clients
+from backfill_pipelines.sandbox.registry_file import client_ids, registry_yaml
 from backfill_pipelines.sandbox.server import SandboxServer, known_fault_kinds
 from backfill_pipelines.sandbox.traffic import RateLimit
 
@@ -27,6 +29,18 @@ class Sandbox:
     email_bison_world: EmailBisonWorld
     email_bison: EmailBisonSandbox
     server: SandboxServer
+    seed: int
+
+    def product_clients(self) -> list[SeededClient]:
+        """The same clients in the product's own tables: leads, jobs, and customers that people made."""
+        world = self.email_bison_world
+        workspaces = {client_id: world.client(key)[1] for key, client_id in client_ids(world).items()}
+        return demo_clients(
+            list(workspaces),
+            seed=self.seed,
+            names={client_id: workspace.name for client_id, workspace in workspaces.items()},
+            phone_regions={client_id: workspace.phone_region for client_id, workspace in workspaces.items()},
+        )
 
     def registry_yaml(self, *, admin_only: bool = False) -> str:
         """The `clients.yaml` of the running sandbox."""
@@ -51,7 +65,7 @@ def build_sandbox(
     if faults_file is not None:
         faults = read_faults_file(faults_file, known_fault_kinds([email_bison]))
     server = SandboxServer([email_bison], port=port, seed=seed, faults=faults, latency_seconds=latency_seconds)
-    return Sandbox(world, email_bison, server)
+    return Sandbox(world, email_bison, server, seed)
 
 
 def serve_sandbox(sandbox: Sandbox, announce: Callable[[Sandbox], None]) -> None:

@@ -16,6 +16,11 @@ from backfill_pipelines.sandbox.email_bison_records import EmailBisonWorld
 DEFAULT_REGION = "US"
 
 
+def client_ids(world: EmailBisonWorld) -> dict[str, str]:
+    """The ids of the clients in the product's tables, by key."""
+    return {key: str(1001 + place) for place, key in enumerate(world.client_keys())}
+
+
 def registry_yaml(world: EmailBisonWorld, instance_urls: Mapping[str, str], *, admin_only: bool = False) -> str:
     """The registry of all clients of a world, sorted by key.
 
@@ -36,10 +41,11 @@ def registry_yaml(world: EmailBisonWorld, instance_urls: Mapping[str, str], *, a
         if not admin_only:
             bison["token"] = workspace.token
         client: dict[str, Any] = {"key": key, "name": workspace.name, "email_bison": bison}
+        client["leads"] = {"client_id": client_ids(world)[key]}
         if workspace.phone_region != DEFAULT_REGION:
             client["phone_region"] = workspace.phone_region
         document["clients"].append(client)
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
 
 
-__all__ = ["registry_yaml"]
+__all__ = ["client_ids", "registry_yaml"]
