@@ -205,6 +205,13 @@ clients:
     assert caught.value.code == "duplicate_location"
 
 
+def test_two_clients_cannot_share_their_leads(tmp_path: Path) -> None:
+    text = 'clients:\n- {key: a, name: A, leads: {client_id: "42"}}\n- {key: b, name: B, leads: {client_id: " 42 "}}\n'
+    with pytest.raises(ConfigurationError, match=r"line 3: .*id of client a in the product too") as caught:
+        load(tmp_path, text)
+    assert caught.value.code == "duplicate_client_id"
+
+
 @pytest.mark.parametrize(
     "text",
     [

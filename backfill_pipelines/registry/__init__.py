@@ -13,6 +13,7 @@ Its codes are stable:
 - `duplicate_key`: a key twice in one mapping, or two clients or workspaces with one key
 - `duplicate_workspace`, `duplicate_location`: two clients with one Email Bison workspace or GoHighLevel location
 - `duplicate_name`: two clients with Email Bison workspaces and one name, under which `client_leads` keeps their rows
+- `duplicate_client_id`: two clients with one `leads: client_id`: both would work on the same rows of `"Lead"`
 - `unknown_instance`: a client names an Email Bison instance that is not in the file
 - `missing_variable`: an environment variable is unset or empty; raised when a value that names it is used
 - `unknown_client`: no client or workspace has the key that was asked for

@@ -96,6 +96,7 @@ def _check_shared(registry: Registry, document: SourceDocument) -> None:
     workspaces: dict[tuple[str, int], Client] = {}
     names: dict[str, Client] = {}
     locations: dict[str, Client] = {}
+    client_ids: dict[str, Client] = {}
     for position, client in enumerate(registry.clients):
         if client.email_bison is not None:
             instance = registry.email_bison[client.email_bison.instance]
@@ -118,6 +119,14 @@ def _check_shared(registry: Registry, document: SourceDocument) -> None:
                 problem = f"is the GoHighLevel location of client {other.key} too; correct one of them"
                 path = ("clients", position, "gohighlevel", "location_id")
                 raise document.error("duplicate_location", path, problem)
+        if client.leads is not None:
+            other = client_ids.setdefault(client.leads.client_id.identity(), client)
+            if other is not client:
+                problem = (
+                    f"is the id of client {other.key} in the product too, and two partitions would work on the same "
+                    "leads; leave it to one of them"
+                )
+                raise document.error("duplicate_client_id", ("clients", position, "leads", "client_id"), problem)
 
 
 def _entries(registry: Registry) -> Iterator[tuple[SourcePath, Client | Workspace]]:
