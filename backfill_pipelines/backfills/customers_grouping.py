@@ -24,9 +24,13 @@ SHARED_PHONE, SPLIT_GROUP, AMBIGUOUS_EXISTING = "shared_phone", "split_group", "
 _MANY = -2
 
 
+PRESENT = "present"
+"""Stands for what a customer's field holds, where only that matters: 600,000 names and addresses would be 150 MB."""
+
+
 @dataclass(slots=True)
 class Customer:
-    """A customer that is there."""
+    """A customer that is there; its fields as they are where they are blank, else `PRESENT`."""
 
     id: str
     name: str | None
@@ -54,10 +58,8 @@ class Group:
     """Whether its customer is the one of leads that are linked already."""
     conflict: str | None = None
     reason: str | None = None
-    hash: str = ""
-    """Of its key; empty where its customer was found without."""
     own_id: str = ""
-    """The id of the customer that would be made for it; as above."""
+    """The id of the customer that would be made for it; empty where its customer was found without."""
 
 
 @dataclass(kw_only=True)
@@ -78,6 +80,8 @@ class Customers:
 
     def __init__(self, frames: Iterable[pd.DataFrame], leads: LeadColumns) -> None:
         self.by_id: dict[str, Customer] = {}
+        self.unread_phones: dict[str, str] = {}
+        """Stored phones that are none by the rules, with their customer's id: nobody else may store them either."""
         self.by_psid: defaultdict[int, list[Customer]] = defaultdict(list)
         self.people_made_by_phone: defaultdict[int, list[Customer]] = defaultdict(list)
         self.people_made_by_email: defaultdict[int, list[Customer]] = defaultdict(list)
@@ -93,10 +97,10 @@ class Customers:
             phone_number, email_number = max(leads.phone_number(phone), NONE), max(leads.email_number(email), NONE)
         customer = Customer(
             identifier,
-            name,
-            phone,
-            email,
-            psid,
+            _or_present(name),
+            _or_present(phone),
+            _or_present(email),
+            _or_present(psid),
             bool(ours),
             lead_count,
             updated_at,
@@ -105,6 +109,8 @@ class Customers:
             email_number,
         )
         self.by_id[identifier] = customer
+        if phone and phone_number == NONE:
+            self.unread_phones[phone] = identifier
         if customer.psid_number != NONE:
             self.by_psid[customer.psid_number].append(customer)
         # What we made is found by its key alone: else a second PSID with one phone would depend on when it came.
@@ -115,6 +121,10 @@ class Customers:
 
 
 _CUSTOMER_COLUMNS = ("id", "name", "phone", "email", "messenger_psid", "ours", "lead_count", "updated_at")
+
+
+def _or_present(value: str | None) -> str | None:
+    return PRESENT if value and value.strip() else value
 
 
 def group_leads(
@@ -134,7 +144,7 @@ class _Rules:
         self._keys, self._known = keys, known
         self._result = Grouping(
             group_of=array("i", [NONE]) * len(leads),
-            linked_to=[None if name is None else customers.by_id.get(name) for name in leads.customer_ids],
+            linked_to=[customers.by_id.get(name) if name else None for name in leads.customer_ids],
         )
         self._groups = self._result.groups
         self._taken: set[str] = set()
@@ -143,8 +153,8 @@ class _Rules:
     def grouping(self) -> Grouping:
         """Apply the rules: what people split off, then PSID, phone, address, and what is left."""
         free = self._set_aside()
-        with_psid = [lead for lead in free if self._leads.psid[lead] != NONE]
-        without = [lead for lead in free if self._leads.psid[lead] == NONE]
+        with_psid = array("i", (lead for lead in free if self._leads.psid[lead] != NONE))
+        without = array("i", (lead for lead in free if self._leads.psid[lead] == NONE))
         self._group_by_psid(with_psid)
         rest = self._group_by_phone(without)
         rest = self._group_by_email(rest)
@@ -153,11 +163,11 @@ class _Rules:
 
     # --- leads that no rule may move -------------------------------------------------------------------------------
 
-    def _set_aside(self) -> list[int]:
+    def _set_aside(self) -> array[int]:
         """Take out the leads that are linked out of the client, and group those that somebody split off."""
         leads, linked_to = self._leads, self._result.linked_to
         split_groups: dict[str, int] = {}
-        free: list[int] = []
+        free = array("i")
         for lead, customer_id in enumerate(leads.customer_ids):
             if customer_id is not None and linked_to[lead] is None:
                 continue
@@ -203,7 +213,9 @@ class _Rules:
         """Leads without a PSID, by phone; returns those that have none to be grouped by."""
         phones = self._leads.phone
         sizes = _counts(phones[lead] for lead in members)
-        chosen = [lead for lead in members if phones[lead] != NONE and sizes[phones[lead]] <= self._max_group_size]
+        chosen = array(
+            "i", (lead for lead in members if phones[lead] != NONE and sizes[phones[lead]] <= self._max_group_size)
+        )
         holders = self._holders(PHONE)
         own: dict[int, int] = {}
         for lead in chosen:
@@ -229,7 +241,9 @@ class _Rules:
         """Leads with neither PSID nor phone, by address; returns those that are individuals."""
         emails = self._leads.email
         sizes = _counts(emails[lead] for lead in members)
-        chosen = [lead for lead in members if emails[lead] != NONE and sizes[emails[lead]] <= self._max_group_size]
+        chosen = array(
+            "i", (lead for lead in members if emails[lead] != NONE and sizes[emails[lead]] <= self._max_group_size)
+        )
         holders = self._holders(EMAIL)
         own: dict[int, int] = {}
         grouped: list[int] = []
@@ -305,9 +319,9 @@ class _Rules:
         return group.customer is None and group.conflict is None
 
     def _by_key(self, group: Group) -> Customer | None:
-        group.hash = self._keys.hash(group.kind, group.value)
-        group.own_id = self._keys.customer_id(group.hash)
-        recorded = self._known.recorded.get(group.hash) or group.own_id
+        group_hash = self._keys.hash(group.kind, group.value)
+        group.own_id = self._keys.customer_id(group_hash)
+        recorded = self._known.recorded.get(group_hash) or group.own_id
         seen: set[str] = set()
         while recorded in self._known.merged and recorded not in seen:
             seen.add(recorded)

@@ -6,10 +6,11 @@ belong here: who belongs together (`customers_grouping.py`) and executing (`cust
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from backfill_pipelines.backfills.customers_grouping import (
     EMAIL,
     INDIVIDUAL,
     PHONE,
+    PRESENT,
     PSID,
     SHARED_PHONE,
     SPLIT_GROUP,
@@ -54,21 +56,42 @@ class CustomersPlan:
     grouping: Grouping
 
 
-@dataclass(slots=True)
-class _Draft:
-    """A customer's fields as its leads have them, and what is to be written of them."""
+class _Drafts:
+    """The customers that groups are or become: their fields as the leads have them, in columns of numbers."""
 
-    group: Group
-    id: str
-    lead_count: int = 0
-    name: str | None = None
-    company: str | None = None
-    phone: int = NONE
-    email: int = NONE
-    psid: int = NONE
-    reason: str | None = None
-    gains: bool = False
-    """Whether a lead is linked to it that was not."""
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self.groups: list[Group] = []
+        """By draft: the first of the groups that are this customer."""
+        self.of_group = array("i")
+        """By group: its draft, or `NONE` for a group in conflict."""
+        self.of_existing: dict[str, int] = {}
+        """By the id of a customer that is there: its draft."""
+        for group in groups:
+            number = len(self.groups)
+            if group.conflict is not None:
+                self.of_group.append(NONE)
+                continue
+            if group.customer is not None:
+                number = self.of_existing.setdefault(group.customer.id, number)
+            if number == len(self.groups):
+                self.groups.append(group)
+            self.of_group.append(number)
+        size = len(self.groups)
+        self.lead_count = array("i", [0]) * size
+        # Leads, of which the draft has its name or company.
+        self.name, self.company = array("i", [NONE]) * size, array("i", [NONE]) * size
+        self.phone, self.email, self.psid = (array("i", [NONE]) * size for _ in range(3))
+        self.gains = bytearray(size)
+        """Whether a lead is linked to it that was not."""
+        self.reasons: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def id(self, draft: int) -> str:
+        """The id of the customer."""
+        group = self.groups[draft]
+        return group.own_id if group.customer is None else group.customer.id
 
 
 def plan_customers(
@@ -110,24 +133,20 @@ class _Planner:
         self._list_skips = list_skips
         self._keys, self._known = keys, known
         self._group_of, self._linked_to = grouping.group_of, grouping.linked_to
-        self._drafts: list[_Draft | None] = []
-        """By group: the draft of its customer, one for all groups that are the same customer."""
+        self._drafts = _Drafts(grouping.groups)
         self._figures: dict[str, Any] = {}
-        self._by_id = sorted(range(len(leads)), key=leads.ids.__getitem__)
+        self._by_id = array("i", sorted(range(len(leads)), key=leads.ids.__getitem__))
 
     def plan(self, jobs: Iterable[pd.DataFrame]) -> CustomersPlan:
         oldest_first = self._by_age()
-        self._draft_customers()
         self._collect_values(oldest_first)
         self._share_out(PHONE, oldest_first)
         if self._known.unique_email:
             self._share_out(EMAIL, oldest_first)
-        looked_up = {lead: number for number, lead in enumerate(self._leads.ids)}
-        job_rows, job_count = self._job_rows(jobs, looked_up)
-        del looked_up
-        self._count(job_rows, job_count)
+        job_rows = self._read_jobs(jobs)
+        self._count(job_rows)
         return CustomersPlan(
-            source=len(self._leads) + job_count,
+            source=len(self._leads) + self._figures["jobs_total"],
             figures=self._figures,
             frames=self._frames(job_rows),
             skips={} if self._list_skips else self._skips(),
@@ -136,115 +155,125 @@ class _Planner:
 
     # --- customers -------------------------------------------------------------------------------------------------
 
-    def _by_age(self) -> list[int]:
+    def _by_age(self) -> array[int]:
         """The leads, oldest first; of one moment by id."""
-        created = np.array(self._leads.created, dtype=np.int64)[self._by_id]
-        oldest_first: list[int] = np.array(self._by_id)[np.argsort(created, kind="stable")].tolist()
-        return oldest_first
+        by_id = np.array(self._by_id)
+        created = np.array(self._leads.created, dtype=np.int64)[by_id]
+        return array("i", by_id[np.argsort(created, kind="stable")].astype(np.int32).tobytes())
 
-    def _draft_customers(self) -> None:
-        of_existing: dict[str, _Draft] = {}
-        for group in self._grouping.groups:
-            if group.conflict is not None:
-                self._drafts.append(None)
-            elif group.customer is not None:
-                self._drafts.append(of_existing.setdefault(group.customer.id, _Draft(group, group.customer.id)))
-            else:
-                self._drafts.append(_Draft(group, group.own_id))
+    def _draft_of(self, lead: int) -> int:
+        """The draft of a lead's group, or `NONE`."""
+        group = self._group_of[lead]
+        return NONE if group == NONE else self._drafts.of_group[group]
 
-    def _collect_values(self, oldest_first: Sequence[int]) -> None:
+    def _collect_values(self, oldest_first: Iterable[int]) -> None:
         """Give each customer what its leads have; the newest lead comes last, so that its values stay."""
-        leads = self._leads
-        of_existing = {draft.id: draft for draft in self._drafts if draft is not None and draft.group.customer}
+        drafts = self._drafts
         for lead in oldest_first:
-            linked, number = self._linked_to[lead], self._group_of[lead]
-            draft = self._drafts[number] if number != NONE else None
-            if linked is not None and (draft is None or draft.id != linked.id):
+            linked, draft = self._linked_to[lead], self._draft_of(lead)
+            if linked is not None and (draft == NONE or drafts.groups[draft].customer is not linked):
                 # Of a group in conflict, or of no group: its customer counts it all the same.
-                if linked.id in of_existing:
-                    of_existing[linked.id].lead_count += 1
-            elif draft is not None:
-                draft.lead_count += 1
-                draft.gains = draft.gains or linked is None
-                draft.name = leads.names[lead] or draft.name
-                draft.company = leads.companies[lead] or draft.company
-                for column in ("phone", "email", "psid"):
-                    if getattr(leads, column)[lead] != NONE:
-                        setattr(draft, column, getattr(leads, column)[lead])
-
-    def _share_out(self, column: str, oldest_first: Sequence[int]) -> None:
-        """Give each phone (address) to one customer: who has it keeps it, else the one with the oldest lead with it."""
-        stored = self._stored(column)
-        elsewhere = self._known.phones_held_elsewhere if column == PHONE else self._known.emails_held_elsewhere
-        owner: dict[str, str] = dict.fromkeys(elsewhere, "")
-        for customer in self._customers.by_id.values():
-            if value := (customer.phone if column == PHONE else customer.email):
-                owner[value] = customer.id
-        values = getattr(self._leads, column)
-        for lead in oldest_first:
-            number, value = self._group_of[lead], values[lead]
-            draft = self._drafts[number] if number != NONE else None
-            if draft is None or value == NONE or getattr(draft, column) != value:
+                if linked.id in drafts.of_existing:
+                    drafts.lead_count[drafts.of_existing[linked.id]] += 1
                 continue
-            if owner.setdefault(stored(value), draft.id) != draft.id:
-                setattr(draft, column, NONE)
-                existing = draft.group.customer
+            if draft != NONE:
+                drafts.lead_count[draft] += 1
+                drafts.gains[draft] |= linked is None
+                self._take_values(draft, lead)
+
+    def _take_values(self, draft: int, lead: int) -> None:
+        leads, drafts = self._leads, self._drafts
+        if leads.names.has(lead):
+            drafts.name[draft] = lead
+        if leads.companies.has(lead):
+            drafts.company[draft] = lead
+        for mine, its in ((drafts.phone, leads.phone), (drafts.email, leads.email), (drafts.psid, leads.psid)):
+            if its[lead] != NONE:
+                mine[draft] = its[lead]
+
+    def _share_out(self, column: str, oldest_first: Iterable[int]) -> None:
+        """Give each phone (address) to one customer: who has it keeps it, else the one with the oldest lead with it."""
+        stored = self._leads.stored_phone if column == PHONE else self._leads.emails.keys.__getitem__
+        owner = self._owners(column, stored)
+        values, wanted = (
+            (self._leads.phone, self._drafts.phone) if column == PHONE else (self._leads.email, self._drafts.email)
+        )
+        for lead in oldest_first:
+            draft, value = self._draft_of(lead), values[lead]
+            if NONE in (draft, value) or wanted[draft] != value:
+                continue
+            identifier = self._drafts.id(draft)
+            if owner.setdefault(stored(value), identifier) != identifier:
+                wanted[draft] = NONE
+                existing = self._drafts.groups[draft].customer
                 # A customer that has a value of its own wanted none.
-                if existing is None or not getattr(existing, column):
-                    draft.reason = SHARED_PHONE if column == PHONE else "shared_email"
+                if existing is None or getattr(existing, column) is not PRESENT:
+                    self._drafts.reasons[draft] = SHARED_PHONE if column == PHONE else "shared_email"
 
-    def _stored(self, column: str) -> Callable[[int], str]:
-        return self._leads.stored_phone if column == PHONE else self._leads.emails.keys.__getitem__
+    def _owners(self, column: str, stored: Callable[[int], str]) -> dict[str, str]:
+        """Which customer holds a value already, in the form in which it is stored."""
+        if column == PHONE:
+            owner = dict.fromkeys(self._known.phones_held_elsewhere, "") | self._customers.unread_phones
+        else:
+            owner = dict.fromkeys(self._known.emails_held_elsewhere, "")
+        for customer in self._customers.by_id.values():
+            number = customer.phone_number if column == PHONE else customer.email_number
+            if number != NONE:
+                owner[stored(number)] = customer.id
+        return owner
 
-    def _fields(self, draft: _Draft) -> dict[str, str | None]:
-        leads = self._leads
+    def _fields(self, draft: int) -> dict[str, str | None]:
+        leads, drafts = self._leads, self._drafts
+        name, company = drafts.name[draft], drafts.company[draft]
+        phone, email, psid = drafts.phone[draft], drafts.email[draft], drafts.psid[draft]
         return {
-            "name": draft.name or draft.company,
-            "phone": None if draft.phone == NONE else leads.stored_phone(draft.phone),
-            "email": None if draft.email == NONE else leads.emails.keys[draft.email],
-            "messenger_psid": None if draft.psid == NONE else leads.psids.keys[draft.psid],
+            "name": leads.names[name] if name != NONE else leads.companies[company] if company != NONE else None,
+            "phone": None if phone == NONE else leads.stored_phone(phone),
+            "email": None if email == NONE else leads.emails.keys[email],
+            "messenger_psid": None if psid == NONE else leads.psids.keys[psid],
         }
 
     def _customer_rows(self) -> Iterator[tuple[Any, ...]]:
-        drafts = {draft.id: draft for draft in self._drafts if draft is not None}
-        for draft in sorted(drafts.values(), key=attrgetter("id")):
-            customer = draft.group.customer
-            if customer is None:
-                yield (CUSTOMER, draft.id, _CREATE, draft.reason or draft.group.reason, None, self._created(draft))
-            else:
-                changed = self._changed(draft, customer)
-                if changed:
-                    before = {name: _old(customer, name) for name in changed} | {"updated_at": customer.updated_at}
-                    yield (CUSTOMER, draft.id, _UPDATE, None, _json(before), _json(changed))
+        drafts = self._drafts
+        for draft in sorted(range(len(drafts)), key=drafts.id):
+            group = drafts.groups[draft]
+            if group.customer is None:
+                reason = drafts.reasons.get(draft) or group.reason
+                yield (CUSTOMER, group.own_id, _CREATE, reason, None, self._created(draft))
+            elif changed := self._changed(draft, group.customer):
+                before = {name: _old(group.customer, name) for name in changed}
+                before["updated_at"] = group.customer.updated_at
+                yield (CUSTOMER, group.customer.id, _UPDATE, None, _json(before), _json(changed))
         # A group in conflict all of whose leads are linked has no lead row that would tell of it.
         unlinked = {self._group_of[lead] for lead, customer in enumerate(self._linked_to) if customer is None}
         for number, group in enumerate(self._grouping.groups):
             if group.conflict == SPLIT_GROUP and number not in unlinked:
-                group_hash = group.hash or self._keys.hash(group.kind, group.value)
+                group_hash = self._keys.hash(group.kind, group.value)
                 yield (CUSTOMER, self._keys.customer_id(group_hash), _CONFLICT, SPLIT_GROUP, None, None)
 
-    def _created(self, draft: _Draft) -> str:
-        group = draft.group
+    def _created(self, draft: int) -> str:
+        group, lead_count = self._drafts.groups[draft], self._drafts.lead_count[draft]
         metadata = {
             "createdBy": CREATED_BY,
-            "groupKey": group.hash,
+            "groupKey": self._keys.hash(group.kind, group.value),
             "groupType": group.kind,
-            "leadCount": draft.lead_count,
-            "multipleLeads": draft.lead_count > 1,
+            "leadCount": lead_count,
+            "multipleLeads": lead_count > 1,
         }
         return _json({"client_id": self._keys.client_id, "metadata": metadata, **self._fields(draft)})
 
-    def _changed(self, draft: _Draft, customer: Customer) -> dict[str, Any]:
+    def _changed(self, draft: int, customer: Customer) -> dict[str, Any]:
         """What an existing customer lacks; nothing is ever overwritten but our own count of leads."""
         changed: dict[str, Any] = {}
-        if draft.gains:
+        if self._drafts.gains[draft]:
             changed = {
                 name: value
                 for name, value in self._fields(draft).items()
-                if value is not None and not (_old(customer, name) or "").strip()
+                if value is not None and _old(customer, name) is not PRESENT
             }
-        if customer.ours and customer.lead_count != draft.lead_count:
-            changed["lead_count"] = draft.lead_count
+        lead_count = self._drafts.lead_count[draft]
+        if customer.ours and customer.lead_count != lead_count:
+            changed["lead_count"] = lead_count
         return changed
 
     # --- leads -----------------------------------------------------------------------------------------------------
@@ -263,87 +292,107 @@ class _Planner:
                 if self._list_skips:
                     yield (LEAD, identifier, _SKIP, "already_linked", None, None)
                 continue
-            draft, group = self._drafts[number], groups[number]
-            if draft is None:
+            draft, group = self._drafts.of_group[number], groups[number]
+            if draft == NONE:
                 yield (LEAD, identifier, _CONFLICT, group.conflict, None, None)
                 continue
+            customer_id = self._drafts.id(draft)
             before = f'{{"customer_id":null,"updated_at":{leads.updated[lead]}}}'
-            after = f'{{"customer_id":"{draft.id}"}}'
-            if number not in told and group.hash and group.customer is not None:
+            after = f'{{"customer_id":"{customer_id}"}}'
+            if group.customer is not None and group.own_id and number not in told:
                 told.add(number)
-                after = f'{{"customer_id":"{draft.id}","group_key":"{group.hash}"}}'
+                after = f'{{"customer_id":"{customer_id}","group_key":"{self._keys.hash(group.kind, group.value)}"}}'
             yield (LEAD, identifier, _UPDATE, reasons.get(lead), before, after)
 
     # --- jobs ------------------------------------------------------------------------------------------------------
 
-    def _job_rows(
-        self, jobs: Iterable[pd.DataFrame], looked_up: dict[str, int]
-    ) -> tuple[list[tuple[str, str, str | None, str | None]], int]:
-        """What becomes of each job: id, action, reason, customer; those linked already are counted alone."""
-        rows: list[tuple[str, str, str | None, str | None]] = []
-        already = count = 0
+    def _read_jobs(self, jobs: Iterable[pd.DataFrame]) -> _Jobs:
+        """What becomes of each job; of those that are linked already only the number is kept, unless all are listed."""
+        read = _Jobs()
+        sorted_ids = [self._leads.ids[lead] for lead in self._by_id]
+        already = total = 0
         for frame in jobs:
-            for identifier, lead_id, linked in zip(frame["id"], frame["lead_id"], frame["customer_id"], strict=True):
-                count += 1
-                customer_id = self._customer_of(looked_up[lead_id])
+            columns = (frame[name].tolist() for name in ("id", "lead_id", "customer_id"))
+            for identifier, lead_id, linked in zip(*columns, strict=True):
+                total += 1
+                lead = self._by_id[bisect_left(sorted_ids, lead_id)]
+                customer_id = self._customer_of(lead)
                 if customer_id is not None and linked == customer_id:
                     already += 1
                     if self._list_skips:
-                        rows.append((identifier, _SKIP, "already_linked", None))
+                        read.add(identifier, lead, _Jobs.LINKED)
                 elif linked is not None:
-                    rows.append((identifier, _CONFLICT, "job_mismatch", None))
-                elif customer_id is None:
-                    rows.append((identifier, _SKIP, "lead_without_customer", None))
+                    read.add(identifier, lead, _Jobs.MISMATCH)
                 else:
-                    rows.append((identifier, _UPDATE, None, customer_id))
-        self._figures["jobs_already_linked"] = already
-        rows.sort(key=lambda row: row[0])
-        return rows, count
+                    read.add(identifier, lead, _Jobs.WITHOUT if customer_id is None else _Jobs.TO_LINK)
+        self._figures |= {"jobs_total": total, "jobs_already_linked": already}
+        return read
 
     def _customer_of(self, lead: int) -> str | None:
         """The customer that a lead has, or gets."""
         linked = self._linked_to[lead]
         if linked is not None:
             return linked.id
-        number = self._group_of[lead]
-        draft = self._drafts[number] if number != NONE else None
-        return None if draft is None else draft.id
+        draft = self._draft_of(lead)
+        return None if draft == NONE else self._drafts.id(draft)
+
+    def _job_rows(self, jobs: _Jobs) -> Iterator[tuple[Any, ...]]:
+        outcomes = {
+            _Jobs.LINKED: (_SKIP, "already_linked"),
+            _Jobs.WITHOUT: (_SKIP, "lead_without_customer"),
+            _Jobs.MISMATCH: (_CONFLICT, "job_mismatch"),
+        }
+        before = '{"customer_id":null}'
+        for place in sorted(range(len(jobs.ids)), key=jobs.ids.__getitem__):
+            if jobs.states[place] == _Jobs.TO_LINK:
+                after = f'{{"customer_id":"{self._customer_of(jobs.leads[place])}"}}'
+                yield (JOB, jobs.ids[place], _UPDATE, None, before, after)
+            else:
+                yield (JOB, jobs.ids[place], *outcomes[jobs.states[place]], None, None)
 
     # --- frames and figures ----------------------------------------------------------------------------------------
 
-    def _frames(self, job_rows: Sequence[tuple[str, str, str | None, str | None]]) -> Iterator[pd.DataFrame]:
+    def _frames(self, jobs: _Jobs) -> Iterator[pd.DataFrame]:
         yield from _framed(self._customer_rows())
         yield from _framed(self._lead_rows())
-        before = '{"customer_id":null}'
-        yield from _framed(
-            (JOB, identifier, action, reason, None, None)
-            if customer_id is None
-            else (JOB, identifier, action, reason, before, f'{{"customer_id":"{customer_id}"}}')
-            for identifier, action, reason, customer_id in job_rows
-        )
+        yield from _framed(self._job_rows(jobs))
 
     def _skips(self) -> dict[str, int]:
         count = self._figures["leads_already_linked"] + self._figures["jobs_already_linked"]
         return {"already_linked": count} if count else {}
 
-    def _count(self, job_rows: Sequence[tuple[str, str, str | None, str | None]], job_count: int) -> None:
+    def _count(self, jobs: _Jobs) -> None:
         groups = self._grouping.groups
         kinds = Counter(group.kind for group in groups)
-        linked = sum(customer is not None for customer in self._linked_to)
-        settled = [group for group in groups if group.conflict is None]
         self._figures |= {
             "groups": {kind: kinds[kind] for kind in (PSID, PHONE, EMAIL, INDIVIDUAL)},
             "leads_total": len(self._leads),
-            "customers_created": sum(group.customer is None for group in settled),
-            "customers_reused": len({group.customer.id for group in settled if group.customer is not None}),
+            "customers_created": sum(group.customer is None and group.conflict is None for group in groups),
+            "customers_reused": len(self._drafts.of_existing),
             "leads_linked": sum(
-                customer_id is None and number != NONE and self._drafts[number] is not None
-                for customer_id, number in zip(self._leads.customer_ids, self._group_of, strict=True)
+                customer_id is None and self._draft_of(lead) != NONE
+                for lead, customer_id in enumerate(self._leads.customer_ids)
             ),
-            "leads_already_linked": linked,
-            "jobs_linked": sum(row[1] == _UPDATE for row in job_rows),
-            "jobs_total": job_count,
+            "leads_already_linked": sum(customer is not None for customer in self._linked_to),
+            "jobs_linked": jobs.states.count(_Jobs.TO_LINK),
         }
+
+
+class _Jobs:
+    """The jobs that a plan has rows for, in columns."""
+
+    TO_LINK, LINKED, MISMATCH, WITHOUT = range(4)
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.leads = array("i")
+        self.states = bytearray()
+
+    def add(self, identifier: str, lead: int, state: int) -> None:
+        """Take in a job of a lead."""
+        self.ids.append(identifier)
+        self.leads.append(lead)
+        self.states.append(state)
 
 
 def _old(customer: Customer, name: str) -> Any:

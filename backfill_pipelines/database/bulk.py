@@ -101,7 +101,7 @@ def _identifiers(names: Iterable[str]) -> sql.Composed:
 
 
 def stream_columns(
-    connection: Connection, statement: sql.SQL | sql.Composed, parameters: Sequence[Any]
+    connection: Connection, statement: sql.SQL | sql.Composed, parameters: Sequence[Any] | Mapping[str, Any]
 ) -> tuple[list[str], Iterator[list[Any]]]:
     """Run a query through a server-side cursor: its column names, and its rows in lists of at most 10,000.
 
