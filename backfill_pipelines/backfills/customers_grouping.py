@@ -386,20 +386,35 @@ class _Rules:
     # --- who has a value -------------------------------------------------------------------------------------------
 
     def _holders(self, column: str) -> dict[int, int]:
-        """Which group so far has a phone (an address): by any of its leads, or by its customer's own row."""
-        values = getattr(self._leads, column)
+        """Which group so far has a phone (an address): by any lead of its customer, or by that customer's own row.
+
+        Groups that are one customer count as one of them.
+        """
         holders = dict(self._split_off[column])
-        for lead, group in self._grouped():
-            value = values[lead]
-            if value != NONE and self._groups[group].kind != PEOPLE:
-                holders[value] = group if holders.get(value, group) == group else _MANY
-        for group, its in enumerate(self._groups):
-            if its.customer is None or its.kind == PEOPLE:
-                continue
-            value = its.customer.phone_number if column == PHONE else its.customer.email_number
+        for value, number in self._held(column):
             if value != NONE:
-                holders[value] = group if holders.get(value, group) == group else _MANY
+                holders[value] = number if holders.get(value, number) == number else _MANY
         return holders
+
+    def _held(self, column: str) -> Iterator[tuple[int, int]]:
+        values = getattr(self._leads, column)
+        first_of: dict[str, int] = {}
+        for number, group in enumerate(self._groups):
+            if group.customer is not None:
+                first_of.setdefault(group.customer.id, number)
+        for lead, number in enumerate(self._result.group_of):
+            linked = self._result.linked_to[lead]
+            if number != NONE:
+                customer = self._groups[number].customer
+                if self._groups[number].kind != PEOPLE:
+                    yield values[lead], number if customer is None else first_of[customer.id]
+            elif linked is not None and linked.id in first_of:
+                # Its group is not looked for yet, but it is one of its customer's leads all the same.
+                yield values[lead], first_of[linked.id]
+        for group in self._groups:
+            if group.customer is not None and group.kind != PEOPLE:
+                own = group.customer.phone_number if column == PHONE else group.customer.email_number
+                yield own, first_of[group.customer.id]
 
     def _grouped(self) -> Iterator[tuple[int, int]]:
         for lead, group in enumerate(self._result.group_of):

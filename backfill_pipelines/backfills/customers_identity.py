@@ -239,7 +239,10 @@ class LeadColumns:
         found = NONE if key is None else self.phones.find(key)
         if phone and found == NONE:
             found = max(self.phone_number(phone), NONE)
-        return found, NONE if email is None else self.emails.find(email)
+        found_email = NONE if email is None else self.emails.find(email)
+        if email and found_email == NONE:
+            found_email = max(self.email_number(email), NONE)
+        return found, found_email
 
     def psid_number(self, raw: str | None) -> int:
         """The number of a PSID."""

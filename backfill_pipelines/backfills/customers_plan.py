@@ -243,7 +243,8 @@ class _Planner:
             elif changed := self._changed(draft, group.customer):
                 before = {name: _old(group.customer, name) for name in changed}
                 before["updated_at"] = group.customer.updated_at
-                yield (CUSTOMER, group.customer.id, _UPDATE, None, _json(before), _json(changed))
+                reason = drafts.reasons.get(draft) if drafts.gains[draft] else None
+                yield (CUSTOMER, group.customer.id, _UPDATE, reason, _json(before), _json(changed))
         # A group in conflict all of whose leads are linked has no lead row that would tell of it.
         unlinked = {self._group_of[lead] for lead, customer in enumerate(self._linked_to) if customer is None}
         for number, group in enumerate(self._grouping.groups):
