@@ -275,7 +275,7 @@ class _Rules:
             group = self._open(Group(INDIVIDUAL, self._leads.ids[lead]))
             self._result.group_of[lead] = group
             reasons.setdefault(lead, "no_identifier")
-            self._take_over_links([lead])
+            self._settle(self._groups[group], self._result.linked_to[lead])
             if self._groups[group].customer is None:
                 self._settle(self._groups[group], self._by_key(self._groups[group]))
 
@@ -283,18 +283,24 @@ class _Rules:
 
     def _take_over_links(self, members: Iterable[int]) -> None:
         """A group is the customer that its leads are linked to already; two of them cannot be one group."""
-        groups, group_of, linked_to = self._groups, self._result.group_of, self._result.linked_to
+        found: defaultdict[int, dict[str, Customer]] = defaultdict(dict)
         for lead in members:
-            customer = linked_to[lead]
-            if customer is None:
-                continue
-            group = groups[group_of[lead]]
-            if not group.linked:
+            customer = self._result.linked_to[lead]
+            if customer is not None:
+                found[self._result.group_of[lead]][customer.id] = customer
+        for number, linked in found.items():
+            group = self._groups[number]
+            if group.linked and group.customer is not None:
+                linked[group.customer.id] = group.customer
+            if len(linked) == 1 and group.conflict != SPLIT_GROUP:
                 group.conflict = None
-                self._settle(group, customer)
-                group.linked = True
-            elif group.customer is not customer:
+                self._settle(group, next(iter(linked.values())))
+            else:
                 group.conflict, group.customer = SPLIT_GROUP, None
+            group.linked = True
+        if any(len(linked) > 1 for linked in found.values()):
+            # A group that is split is nobody's: its customers are free for who has their phone.
+            self._taken = {group.customer.id for group in self._groups if group.customer is not None}
 
     def _find_customers(self, members: Sequence[int], opened: Sequence[int], psid_groups: Mapping[int, int]) -> None:
         """Find the customers of new groups that no link has told: by key, PSID, phone, address, in this order."""

@@ -202,13 +202,15 @@ class _Planner:
             draft, value = self._draft_of(lead), values[lead]
             if NONE in (draft, value) or wanted[draft] != value:
                 continue
+            existing = self._drafts.groups[draft].customer
+            if existing is not None and (getattr(existing, column) is PRESENT or not self._drafts.gains[draft]):
+                # Nothing of it is filled, so it wants nothing.
+                wanted[draft] = NONE
+                continue
             identifier = self._drafts.id(draft)
             if owner.setdefault(stored(value), identifier) != identifier:
                 wanted[draft] = NONE
-                existing = self._drafts.groups[draft].customer
-                # A customer that has a value of its own wanted none.
-                if existing is None or getattr(existing, column) is not PRESENT:
-                    self._drafts.reasons[draft] = SHARED_PHONE if column == PHONE else "shared_email"
+                self._drafts.reasons[draft] = SHARED_PHONE if column == PHONE else "shared_email"
 
     def _owners(self, column: str, stored: Callable[[int], str]) -> dict[str, str]:
         """Which customer holds a value already, in the form in which it is stored."""
@@ -243,7 +245,7 @@ class _Planner:
             elif changed := self._changed(draft, group.customer):
                 before = {name: _old(group.customer, name) for name in changed}
                 before["updated_at"] = group.customer.updated_at
-                reason = drafts.reasons.get(draft) if drafts.gains[draft] else None
+                reason = drafts.reasons.get(draft)
                 yield (CUSTOMER, group.customer.id, _UPDATE, reason, _json(before), _json(changed))
         # A group in conflict all of whose leads are linked has no lead row that would tell of it.
         unlinked = {self._group_of[lead] for lead, customer in enumerate(self._linked_to) if customer is None}
