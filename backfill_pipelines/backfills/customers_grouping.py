@@ -149,6 +149,8 @@ class _Rules:
         self._groups = self._result.groups
         self._taken: set[str] = set()
         """Ids of the customers that groups have been found to be."""
+        self._contested: set[str] = set()
+        """Ids of customers that people made and that a group may be, or not: no other is taken for it either."""
 
     def grouping(self) -> Grouping:
         """Apply the rules: what people split off, then PSID, phone, address, and what is left."""
@@ -196,7 +198,7 @@ class _Rules:
 
     def _group_by_psid(self, members: Sequence[int]) -> None:
         """Leads with the same PSID are one customer. Always."""
-        psids, group_of = self._leads.psid, self._result.group_of
+        psids, group_of, new_from = self._leads.psid, self._result.group_of, len(self._groups)
         own: dict[int, int] = {value: group for value, group in self._split_off[PSID].items() if group != _MANY}
         for lead in members:
             psid = psids[lead]
@@ -204,14 +206,14 @@ class _Rules:
             if group is None:
                 group = own[psid] = self._open(Group(PSID, self._leads.psids.keys[psid]))
             group_of[lead] = group
-        self._take_over_links(members)
+        self._take_over_links(members, new_from=new_from)
         self._find_customers(members, [group for group in own.values() if self._groups[group].kind == PSID], own)
 
     # --- phone -----------------------------------------------------------------------------------------------------
 
     def _group_by_phone(self, members: Sequence[int]) -> list[int]:
         """Leads without a PSID, by phone; returns those that have none to be grouped by."""
-        phones = self._leads.phone
+        phones, new_from = self._leads.phone, len(self._groups)
         sizes = _counts(phones[lead] for lead in members)
         chosen = array(
             "i", (lead for lead in members if phones[lead] != NONE and sizes[phones[lead]] <= self._max_group_size)
@@ -231,7 +233,7 @@ class _Rules:
                     own[phone] = self._open(group)
                 holder = own[phone]
             self._result.group_of[lead] = holder
-        self._take_over_links(chosen)
+        self._take_over_links(chosen, new_from=new_from)
         self._find_customers(chosen, list(own.values()), {})
         return self._left_over(members, PHONE, sizes)
 
@@ -239,7 +241,7 @@ class _Rules:
 
     def _group_by_email(self, members: Sequence[int]) -> list[int]:
         """Leads with neither PSID nor phone, by address; returns those that are individuals."""
-        emails = self._leads.email
+        emails, new_from = self._leads.email, len(self._groups)
         sizes = _counts(emails[lead] for lead in members)
         chosen = array(
             "i", (lead for lead in members if emails[lead] != NONE and sizes[emails[lead]] <= self._max_group_size)
@@ -261,7 +263,7 @@ class _Rules:
                 group = own[email]
             self._result.group_of[lead] = group
             grouped.append(lead)
-        self._take_over_links(grouped)
+        self._take_over_links(grouped, new_from=new_from)
         self._find_customers(grouped, list(own.values()), {})
         left = self._left_over(members, EMAIL, sizes)
         return left + [lead for lead in chosen if self._result.group_of[lead] == NONE]
@@ -281,8 +283,11 @@ class _Rules:
 
     # --- which customer a group is ---------------------------------------------------------------------------------
 
-    def _take_over_links(self, members: Iterable[int]) -> None:
-        """A group is the customer that its leads are linked to already; two of them cannot be one group."""
+    def _take_over_links(self, members: Iterable[int], *, new_from: int) -> None:
+        """A group is the customer that its leads are linked to already; two of them cannot be one group.
+
+        Groups from `new_from` on are this step's own; one of an earlier step stays the conflict that it is.
+        """
         found: defaultdict[int, dict[str, Customer]] = defaultdict(dict)
         for lead in members:
             customer = self._result.linked_to[lead]
@@ -290,16 +295,18 @@ class _Rules:
                 found[self._result.group_of[lead]][customer.id] = customer
         for number, linked in found.items():
             group = self._groups[number]
+            if group.conflict is not None and number < new_from:
+                continue
             if group.linked and group.customer is not None:
                 linked[group.customer.id] = group.customer
-            if len(linked) == 1 and group.conflict != SPLIT_GROUP:
+            if len(linked) == 1:
                 group.conflict = None
                 self._settle(group, next(iter(linked.values())))
             else:
                 group.conflict, group.customer = SPLIT_GROUP, None
             group.linked = True
-        if any(len(linked) > 1 for linked in found.values()):
-            # A group that is split is nobody's: its customers are free for who has their phone.
+        if found:
+            # A customer that a link has overruled, or whose group is split, is free for who has its phone.
             self._taken = {group.customer.id for group in self._groups if group.customer is not None}
 
     def _find_customers(self, members: Sequence[int], opened: Sequence[int], psid_groups: Mapping[int, int]) -> None:
@@ -365,11 +372,14 @@ class _Rules:
                 and bool(own_phones)
                 and customer.phone_number not in own_phones
             )
-            if others or claims[customer.id] > 1 or other_psid or other_phone:
+            contested = not self._contested.isdisjoint(candidates)
+            if others or contested or claims[customer.id] > 1 or other_psid or other_phone:
                 group.conflict = AMBIGUOUS_EXISTING
         # Only now, so that no group sees a customer as taken that another has just claimed.
         for number, candidates in found.items():
-            if self._groups[number].conflict is None:
+            if self._groups[number].conflict is not None:
+                self._contested.update(candidates)
+            else:
                 self._settle(self._groups[number], next(iter(candidates.values())))
 
     def _number_of(self, group: Group) -> int:
@@ -392,35 +402,45 @@ class _Rules:
     # --- who has a value -------------------------------------------------------------------------------------------
 
     def _holders(self, column: str) -> dict[int, int]:
-        """Which group so far has a phone (an address): by any lead of its customer, or by that customer's own row.
-
-        Groups that are one customer count as one of them.
-        """
+        """Which group so far has a phone (an address): by any lead of its customer, or by that customer's own row."""
         holders = dict(self._split_off[column])
         for value, number in self._held(column):
-            if value != NONE:
-                holders[value] = number if holders.get(value, number) == number else _MANY
+            if value == NONE:
+                continue
+            other = holders.get(value, number)
+            if other in (number, _MANY):
+                holders[value] = other
+            elif self._is_same_customer(other, number):
+                holders[value] = min(number, other, key=lambda each: self._groups[each].value)
+            else:
+                holders[value] = _MANY
         return holders
 
+    def _is_same_customer(self, one: int, other: int) -> bool:
+        customer = self._groups[one].customer
+        return customer is not None and customer is self._groups[other].customer
+
     def _held(self, column: str) -> Iterator[tuple[int, int]]:
+        """Values with who has them: groups by their leads, then by their customers' rows and other leads."""
         values = getattr(self._leads, column)
+        for lead, number in self._grouped():
+            if self._groups[number].kind != PEOPLE:
+                yield values[lead], number
         first_of: dict[str, int] = {}
         for number, group in enumerate(self._groups):
-            if group.customer is not None:
-                first_of.setdefault(group.customer.id, number)
-        for lead, number in enumerate(self._result.group_of):
-            linked = self._result.linked_to[lead]
-            if number != NONE:
-                customer = self._groups[number].customer
-                if self._groups[number].kind != PEOPLE:
-                    yield values[lead], number if customer is None else first_of[customer.id]
-            elif linked is not None and linked.id in first_of:
-                # Its group is not looked for yet, but it is one of its customer's leads all the same.
-                yield values[lead], first_of[linked.id]
-        for group in self._groups:
             if group.customer is not None and group.kind != PEOPLE:
-                own = group.customer.phone_number if column == PHONE else group.customer.email_number
-                yield own, first_of[group.customer.id]
+                first = first_of.setdefault(group.customer.id, number)
+                first_of[group.customer.id] = min(first, number, key=lambda each: self._groups[each].value)
+        for identifier, number in first_of.items():
+            customer = self._customers.by_id[identifier]
+            yield customer.phone_number if column == PHONE else customer.email_number, number
+        for lead, linked in enumerate(self._result.linked_to):
+            if linked is None or linked.id not in first_of:
+                continue
+            number = self._result.group_of[lead]
+            # Its group is not looked for yet, or is split: it is one of its customer's leads all the same.
+            if number == NONE or self._groups[number].customer is not linked:
+                yield values[lead], first_of[linked.id]
 
     def _grouped(self) -> Iterator[tuple[int, int]]:
         for lead, group in enumerate(self._result.group_of):
