@@ -21,10 +21,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+customers_app = typer.Typer(
+    help="What people decide about customers, and why they are as they are.", no_args_is_help=True
+)
 clients_app = typer.Typer(help="The registry's clients and workspaces.", invoke_without_command=True)
 database_app = typer.Typer(help="The schema backfill and the embedded server.", no_args_is_help=True)
 report_app = typer.Typer(help="Reports over what was written.", no_args_is_help=True)
 app.add_typer(clients_app, name="clients")
+app.add_typer(customers_app, name="customers")
 app.add_typer(database_app, name="db")
 app.add_typer(report_app, name="report")
 
@@ -127,17 +131,29 @@ def status(name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None,
 @app.command()
 def undo(
     run_id: Annotated[
-        str, typer.Argument(metavar="RUN_ID", help="A run's id, or a Dagster run's: all its partitions.")
+        str,
+        typer.Argument(
+            metavar="RUN_ID",
+            help="A run's id, or a Dagster run's: all its partitions. Or, with --client, a backfill's name.",
+        ),
     ],
     *,
+    client: Annotated[
+        str | None,
+        typer.Option("--client", metavar="KEY", help="With a backfill's name: all its runs of that client."),
+    ] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Take a run back, by compare-and-set. Exit: 0 all undone, 1 conflicts left, 2 a dry run found something."""
-    from backfill_pipelines.command_line.undo import undo_runs
+    """Take a run back, by compare-and-set. Exit: 0 all undone, 1 conflicts left, 2 a dry run found something.
 
-    _leave(undo_runs(run_id, dry_run=dry_run, as_json=as_json, verbose=verbose))
+    With a backfill's name and --client, all runs of that client that have something left to undo, newest first. Their
+    dry run looks at each one by itself: what a newer run holds counts as a conflict there.
+    """
+    from backfill_pipelines.command_line import undo as command
+
+    _leave(command.undo(run_id, client=client, dry_run=dry_run, as_json=as_json, verbose=verbose))
 
 
 @app.command()
@@ -152,6 +168,62 @@ def show(
     from backfill_pipelines.command_line.inspect_runs import show_changes
 
     _leave(show_changes(run_id, action=action, limit=limit, as_json=as_json))
+
+
+@customers_app.command("merge")
+def customers_merge(
+    *,
+    into: Annotated[str, typer.Option("--into", metavar="ID", help="The customer that stays.")],
+    gone: Annotated[str, typer.Option("--from", metavar="ID", help="The one that moves into it, and is deleted.")],
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make two customers of a client one. Exit: 0 done, 1 failed or something left, 2 a dry run found changes.
+
+    Leads and jobs move, empty fields are filled, and the other customer is deleted unless something else points to it.
+    Later runs of the backfill keep to it, until `backfill undo RUN_ID` takes it back.
+    """
+    from backfill_pipelines.command_line.customers import merge
+
+    _leave(merge(into=into, gone=gone, dry_run=dry_run, as_json=as_json, verbose=verbose))
+
+
+@customers_app.command("split")
+def customers_split(
+    *,
+    customer: Annotated[str, typer.Option("--customer", metavar="ID", help="The customer that they are linked to.")],
+    leads: Annotated[
+        list[str], typer.Option("--leads", metavar="ID,ID", help="The leads; may be given several times.")
+    ],
+    name: Annotated[
+        str | None, typer.Option("--name", help="The new customer's name; that of its newest lead if not given.")
+    ] = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Give leads of a customer one of their own. Exit: 0 done, 1 failed or something left, 2 a dry run found changes.
+
+    Their jobs move with them. Later runs of the backfill keep to it, until `backfill undo RUN_ID` takes it back.
+    """
+    from backfill_pipelines.command_line.customers import split
+
+    _leave(split(customer=customer, leads=leads, name=name, dry_run=dry_run, as_json=as_json, verbose=verbose))
+
+
+@customers_app.command("why")
+def customers_why(
+    lead_a: Annotated[str, typer.Argument(metavar="LEAD_A", help="A lead's id.")],
+    lead_b: Annotated[str, typer.Argument(metavar="LEAD_B", help="Another lead's id.")],
+    *,
+    reveal: Annotated[bool, typer.Option("--reveal", help="Show the values, at a terminal only.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say why two leads are the same customer or not: what they share, the rule, the guard, the run. Reads only."""
+    from backfill_pipelines.command_line.customers import explain
+
+    _leave(explain(lead_a, lead_b, reveal=reveal, as_json=as_json))
 
 
 @clients_app.callback()

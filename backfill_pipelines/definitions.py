@@ -13,6 +13,7 @@ import dagster as dg
 
 from backfill_pipelines.backfills.client_leads import ClientLeads
 from backfill_pipelines.backfills.customers import Customers
+from backfill_pipelines.backfills.customers_jobs import customers_jobs
 from backfill_pipelines.engine.backfill import Backfill
 from backfill_pipelines.engine.dagster_adapter import (
     OpenRuntime,
@@ -57,6 +58,7 @@ def build_defs(
         jobs=[
             *(backfill_job(backfill) for backfill in backfills),
             *maintenance_jobs(backfills, open_runtime=open_runtime),
+            *customers_jobs(open_runtime=open_runtime),
         ],
         schedules=[
             backfill_schedule(backfill, max_partitions_per_run=max_partitions_per_run) for backfill in backfills

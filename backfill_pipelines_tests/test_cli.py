@@ -22,7 +22,7 @@ from backfill_pipelines.errors import ConfigurationError, ErrorCategory, Transie
 
 COMMANDS = (
     *("demo", "dev", "run", "verify", "status", "undo", "show", "clients", "clients mint-token", "sandbox"),
-    *("db upgrade", "db url", "db reset", "report kpi"),
+    *("db upgrade", "db url", "db reset", "report kpi", "customers merge", "customers split", "customers why"),
 )
 WITHOUT_DOCUMENT = {"dev", "sandbox", "clients mint-token"}
 """What serves until it is ended, and the token that goes to a terminal only."""

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from backfill_pipelines.errors import ConfigurationError
 from backfill_pipelines.registry import (
-    BackfillSettings,
     Client,
     ClientLeadsSettings,
+    CustomersSettings,
     EmailBisonAccess,
     Registry,
     load_registry,
     registry_path,
 )
+from backfill_pipelines.registry.settings import BlockedValues
 from backfill_pipelines.registry.source import parse_document
 from backfill_pipelines_tests.registry_files import SECRET, VALID, load, load_data, write
 
@@ -123,12 +123,6 @@ def test_a_registry_cannot_be_changed(valid: Registry) -> None:
 # --- settings of backfills --------------------------------------------------------------------------------------------
 
 
-class CustomersSettings(BackfillSettings):
-    section: ClassVar[str] = "customers"
-    phone_format: str = "digits"
-    max_group_size: int = 100
-
-
 def test_what_the_entry_sets_wins_over_the_defaults(valid: Registry) -> None:
     assert valid.settings(ClientLeadsSettings, valid.client("kim-wallace")).store_skips is False
     assert valid.settings(ClientLeadsSettings, valid.client("northwind")).store_skips is True
@@ -150,17 +144,17 @@ def test_layers_merge_key_by_key(tmp_path: Path) -> None:
 
 def test_a_registered_model_checks_its_sections_when_the_file_is_read(tmp_path: Path) -> None:
     text = "clients:\n- key: a\n  name: A\n  customers:\n    max_grup_size: 7\n"
-    load(tmp_path, text)
-    models = {"customers": CustomersSettings}
+    load_registry(write(tmp_path, text), environ={}, settings_models={})
     with pytest.raises(
         ConfigurationError, match=r"line 5: customers of client a .*did you mean max_group_size\?"
     ) as caught:
-        load_registry(write(tmp_path, text), environ={}, settings_models=models)
+        load(tmp_path, text)
     assert caught.value.code == "unknown_key"
 
 
 def test_a_section_without_a_registered_model_is_checked_when_it_is_used(tmp_path: Path) -> None:
-    registry = load(tmp_path, "clients:\n- key: a\n  name: A\n  customers:\n    max_group_size: many\n")
+    text = "clients:\n- key: a\n  name: A\n  customers:\n    max_group_size: many\n"
+    registry = load_registry(write(tmp_path, text), environ={}, settings_models={})
     with pytest.raises(
         ConfigurationError, match=r"line 5: customers\.max_group_size of client a must be a whole number"
     ):
@@ -170,12 +164,58 @@ def test_a_section_without_a_registered_model_is_checked_when_it_is_used(tmp_pat
 def test_settings_read_variables_when_they_are_used(tmp_path: Path) -> None:
     environ: dict[str, str] = {}
     text = "defaults: {customers: {phone_format: '${FORMAT}', max_group_size: 3}}\nclients: [{key: a, name: A}]"
-    models = {"customers": CustomersSettings}
-    registry = load_registry(write(tmp_path, text), environ=environ, settings_models=models)
+    registry = load_registry(write(tmp_path, text), environ=environ)
     with pytest.raises(ConfigurationError, match=r"Client a: environment variable FORMAT .*customers\.phone_format"):
         registry.settings(CustomersSettings, registry.client("a"))
     environ["FORMAT"] = "e164"
     assert registry.settings(CustomersSettings, registry.client("a")).phone_format == "e164"
+
+
+def blocked(tmp_path: Path, text: str) -> BlockedValues:
+    registry = load(tmp_path, text)
+    return registry.settings(CustomersSettings, registry.client("a")).blocked
+
+
+def test_blocked_values_under_defaults_replace_ours_list_by_list_and_a_clients_own_add_up(tmp_path: Path) -> None:
+    ours = BlockedValues()
+    nothing_said = blocked(tmp_path, "clients: [{key: a, name: A}]")
+    assert nothing_said == ours
+    assert {"info", "noreply", "billing", "postmaster"} <= set(ours.local_parts)
+    assert {"0000000000", "1234567890"} <= set(ours.phones)
+    found = blocked(
+        tmp_path,
+        "defaults: {customers: {blocked: {local_parts: [desk], domains: [x.example.com]}}}\n"
+        "clients: [{key: a, name: A, customers: {blocked: {local_parts: [crew], phones: ['205 555 0100']}}}]",
+    )
+    assert found.local_parts == ("desk", "crew")
+    assert found.domains == ("x.example.com",)
+    assert found.phones == (*ours.phones, "205 555 0100")
+    assert found.emails == ours.emails
+
+
+def test_a_client_that_sets_something_else_keeps_the_blocked_values_of_the_defaults(tmp_path: Path) -> None:
+    found = blocked(
+        tmp_path,
+        "defaults: {customers: {blocked: {emails: [a@example.com]}}}\n"
+        "clients: [{key: a, name: A, customers: {phone_format: e164}}]",
+    )
+    assert found == BlockedValues(emails=("a@example.com",))
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("phone_format: national", "phone_format"),
+        ("max_group_size: 0", "max_group_size"),
+        ("blocked: {mails: [x]}", "blocked.* has an unknown key"),
+        ("blocked: {emails: x}", "emails"),
+        ("blocked: {phones: [2055550100]}", "phones"),
+    ],
+)
+def test_settings_of_customers_are_checked_when_the_file_is_read(tmp_path: Path, setting: str, words: str) -> None:
+    for text in (f"defaults: {{customers: {{{setting}}}}}", f"clients: [{{key: a, name: A, customers: {{{setting}}}}}]"):
+        with pytest.raises(ConfigurationError, match=words):
+            load(tmp_path, text)
 
 
 # --- variables --------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ REQUIRED = [
     ("vendors", "clerk", "base_url"),
 ]
 # Settings of backfills that have no model yet. (Under `email_bison` the keys are the user's own.)
-FREE_SETTINGS = {("defaults", "customers"), ("workspaces", 0, "attio_company_orgs")}
+FREE_SETTINGS = {("workspaces", 0, "attio_company_orgs")}
 
 
 def complaint(path: Path) -> str:

@@ -11,15 +11,17 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import pandas as pd
+import psycopg
 from pydantic import SecretStr
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
 from backfill_pipelines.backfills.customers_audit import KEY_VARIABLE, hash_key, is_audited, write_audit
 from backfill_pipelines.backfills.customers_identity import GroupKeys, IdentityRules
@@ -36,7 +38,8 @@ from backfill_pipelines.backfills.customers_verify import EXAMPLES, ask, count_l
 from backfill_pipelines.engine.backfill import Plan, Reconciliation, RunOptions, Scope
 from backfill_pipelines.engine.journal import left_alone
 from backfill_pipelines.engine.ledger import Mode, Run
-from backfill_pipelines.errors import BackfillError, ConfigurationError, ErrorCategory
+from backfill_pipelines.engine.set_based import is_unavailable, sqlstate_of
+from backfill_pipelines.errors import BackfillError, ConfigurationError, DataError, ErrorCategory
 from backfill_pipelines.registry import Client, CustomersSettings
 
 _log = logging.getLogger(__name__)
@@ -96,7 +99,7 @@ class Customers:
                 list_skips=scope.registry.store_skips(self.name, scope.partition_key),
             )
         scope.details.update(plan.figures)
-        if _log.isEnabledFor(logging.DEBUG):
+        if _log.isEnabledFor(logging.INFO):
             _tell_groups(scope, plan)
         return Plan(source=plan.source, frames=_unseen_by_garbage_collection(plan.frames), skips=plan.skips)
 
@@ -183,26 +186,36 @@ class Customers:
         if failure is not None and failure.category is ErrorCategory.CONFIGURATION and run.planned_at is None:
             return  # it has not come so far as to touch anything
         figures = {name: value for name, value in run.details.items() if name != "groups"}
-        with scope.engine.begin() as connection:
-            write_audit(
-                connection,
-                read_tables(connection, scope.registry),
-                run_id=run.id,
-                payload={
-                    "client_id": _client_id(scope),
-                    "partition": scope.partition_key,
-                    "mode": run.mode,
-                    "run_id": str(run.id),
-                    "undoes": None if run.undoes is None else str(run.undoes),
-                    "plan_hash": run.plan_hash,
-                    "succeeded": failure is None,
-                    "error_codes": [] if failure is None else [failure.code],
-                    "groups": run.details.get("groups", {}),
-                    **figures,
-                    "counts": dict(run.counts),
-                    "reasons": dict(run.reasons),
-                },
-            )
+        if run.mode is Mode.LOAD:
+            with scope.engine.connect() as connection:
+                figures |= _written(connection, scope)  # a load that has failed has not come to compare them
+        payload = {
+            "client_id": _client_id(scope),
+            "partition": scope.partition_key,
+            "mode": run.mode,
+            "run_id": str(run.id),
+            "undoes": None if run.undoes is None else str(run.undoes),
+            "plan_hash": run.plan_hash,
+            "succeeded": failure is None,
+            "error_codes": [] if failure is None else [failure.code],
+            "groups": run.details.get("groups", {}),
+            **figures,
+            "counts": dict(run.counts),
+            "reasons": dict(run.reasons),
+        }
+        with scope.engine.connect() as connection:
+            tables = read_tables(connection, scope.registry)
+        try:
+            with scope.engine.begin() as connection:
+                write_audit(connection, tables, run_id=run.id, payload=payload)
+        except (DBAPIError, psycopg.Error) as error:
+            if is_unavailable(error):
+                raise
+            raise DataError(
+                "audit_refused",
+                f'The table "{tables.audit.name}" refused the entry of this run (SQLSTATE {sqlstate_of(error)}), whose '
+                "other writes stand; make it accept the action backfill_customers, and run again.",
+            ) from None
 
 
 # --- the client, in the terms of each step ---------------------------------------------------------------------------
@@ -317,15 +330,19 @@ def _with_progress(scope: Scope, frames: Iterable[pd.DataFrame]) -> Iterator[pd.
 
 
 def _tell_groups(scope: Scope, plan: CustomersPlan) -> None:
-    """List every group: what made it, how many leads, why it is what it is; ids alone."""
-    sizes = Counter(plan.grouping.group_of)
-    for number, group in enumerate(plan.grouping.groups):
-        customer = group.customer.id if group.customer is not None else group.own_id or "none"
-        _log.debug(
+    """List every group, as `--verbose` asks: what made it, how many leads, why it is what it is; ids alone."""
+    grouping = plan.grouping
+    sizes = Counter(grouping.group_of)
+    reasons: defaultdict[int, set[str]] = defaultdict(set)
+    for lead, reason in grouping.reason_of.items():
+        reasons[grouping.group_of[lead]].add(reason)
+    for number, group in enumerate(grouping.groups):
+        settled = group.customer.id if group.customer is not None else group.own_id
+        _log.info(
             "%s: customer %s, type %s, %d leads, %s",
             scope.partition_key,
-            customer,
+            "none" if group.conflict is not None else settled,
             group.kind,
             sizes[number],
-            group.conflict or group.reason or "as usual",
+            ", ".join(sorted({*filter(None, (group.conflict, group.reason)), *reasons[number]})) or "as usual",
         )

@@ -38,11 +38,11 @@ def write_audit(connection: Connection, tables: ProductTables, *, run_id: UUID, 
         "created_name": sql.Identifier(audit.actual("created_at")),
     }
     driver = driver_connection(connection)
-    if audit.types["id"] in ("uuid", "text") and audit.has_unique_key(("id",)):
-        # Its own id: looking for the payload's run id would read the whole table.
+    if tables.names_audits:
+        # Looking for the payload's run id would read the whole table.
         statement = sql.SQL(
-            "INSERT INTO {table} ({id_name}, {action_name}, {payload_name}) VALUES (%(id)s, %(action)s,"
-            " %(payload)s::{payload_type}) ON CONFLICT ({id_name}) DO UPDATE SET {payload_name} ="
+            "INSERT INTO {table} ({id_name}, {action_name}, {payload_name}, {created_name}) VALUES (%(id)s, %(action)s,"
+            " %(payload)s::{payload_type}, now()) ON CONFLICT ({id_name}) DO UPDATE SET {payload_name} ="
             " excluded.{payload_name}, {created_name} = now()"
         ).format(**names)
         driver.execute(statement, {"id": str(uuid5(_NAMESPACE, str(run_id))), "action": ACTION, "payload": document})
@@ -54,7 +54,8 @@ def write_audit(connection: Connection, tables: ProductTables, *, run_id: UUID, 
     ).format(**names)
     if driver.execute(update, values).rowcount == 0:
         insert = sql.SQL(
-            "INSERT INTO {table} ({action_name}, {payload_name}) VALUES (%(action)s, %(payload)s::{payload_type})"
+            "INSERT INTO {table} ({action_name}, {payload_name}, {created_name})"
+            " VALUES (%(action)s, %(payload)s::{payload_type}, now())"
         ).format(**names)
         driver.execute(insert, values)
 

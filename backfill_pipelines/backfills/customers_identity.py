@@ -171,8 +171,10 @@ class LeadColumns:
         self.psid, self.phone, self.email = array("i"), array("i"), array("i")
         self.blocked: set[int] = set()
         """Leads with a value that is blocked."""
-        self.names, self.companies = Texts(), Texts()
-        """First and last name; the company of those without."""
+        self.names = Texts()
+        """First and last name."""
+        self.companies: dict[int, str] = {}
+        """By lead: the company of those without a name, of which there are few."""
         self.customer_ids: list[str | None] = []
         self.created, self.updated = array("q"), array("q")
         self._reader = FieldReader(rules)
@@ -201,10 +203,11 @@ class LeadColumns:
             self.phone.extend([max(phone, NONE) for phone in phones])
             self.email.extend([max(email, NONE) for email in emails])
             named = zip(columns["first_name"], columns["last_name"], columns["company_name"], strict=True)
-            for first, last, company in named:
+            for lead, (first, last, company) in enumerate(named, start=start):
                 name = _name(first, last)
                 self.names.append(name)
-                self.companies.append(None if name else _text(company))
+                if name is None and (text := _text(company)):
+                    self.companies[lead] = text
             self.customer_ids += [raw and self._customer_ids.setdefault(raw, raw) for raw in columns["customer_id"]]
             self.created.extend(columns["created_at"])
             self.updated.extend(columns["updated_at"])

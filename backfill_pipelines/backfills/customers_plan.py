@@ -138,11 +138,13 @@ class _Planner:
         self._by_id = array("i", sorted(range(len(leads)), key=leads.ids.__getitem__))
 
     def plan(self, jobs: Iterable[pd.DataFrame]) -> CustomersPlan:
-        oldest_first = self._by_age()
-        self._collect_values(oldest_first)
-        self._share_out(PHONE, oldest_first)
-        if self._known.unique_email:
-            self._share_out(EMAIL, oldest_first)
+        self._count_leads()
+        if any(self._drafts.gains):
+            oldest_first = self._by_age()
+            self._collect_values(oldest_first)
+            self._share_out(PHONE, oldest_first)
+            if self._known.unique_email:
+                self._share_out(EMAIL, oldest_first)
         job_rows = self._read_jobs(jobs)
         self._count(job_rows)
         return CustomersPlan(
@@ -166,26 +168,32 @@ class _Planner:
         group = self._group_of[lead]
         return NONE if group == NONE else self._drafts.of_group[group]
 
-    def _collect_values(self, oldest_first: Iterable[int]) -> None:
-        """Give each customer what its leads have; the newest lead comes last, so that its values stay."""
+    def _count_leads(self) -> None:
+        """Count each customer's leads, and note which gain one."""
         drafts = self._drafts
-        for lead in oldest_first:
-            linked, draft = self._linked_to[lead], self._draft_of(lead)
+        for lead, linked in enumerate(self._linked_to):
+            draft = self._draft_of(lead)
             if linked is not None and (draft == NONE or drafts.groups[draft].customer is not linked):
                 # Of a group in conflict, or of no group: its customer counts it all the same.
-                if linked.id in drafts.of_existing:
-                    drafts.lead_count[drafts.of_existing[linked.id]] += 1
-                continue
+                draft = drafts.of_existing.get(linked.id, NONE)
             if draft != NONE:
                 drafts.lead_count[draft] += 1
                 drafts.gains[draft] |= linked is None
+
+    def _collect_values(self, oldest_first: Iterable[int]) -> None:
+        """Give each customer that gains a lead what its leads have; the newest comes last, so that its values stay."""
+        for lead in oldest_first:
+            linked, draft = self._linked_to[lead], self._draft_of(lead)
+            if draft == NONE or not self._drafts.gains[draft]:
+                continue
+            if linked is None or self._drafts.groups[draft].customer is linked:
                 self._take_values(draft, lead)
 
     def _take_values(self, draft: int, lead: int) -> None:
         leads, drafts = self._leads, self._drafts
         if leads.names.has(lead):
             drafts.name[draft] = lead
-        if leads.companies.has(lead):
+        if lead in leads.companies:
             drafts.company[draft] = lead
         for mine, its in ((drafts.phone, leads.phone), (drafts.email, leads.email), (drafts.psid, leads.psid)):
             if its[lead] != NONE:
@@ -203,8 +211,8 @@ class _Planner:
             if NONE in (draft, value) or wanted[draft] != value:
                 continue
             existing = self._drafts.groups[draft].customer
-            if existing is not None and (getattr(existing, column) is PRESENT or not self._drafts.gains[draft]):
-                # Nothing of it is filled, so it wants nothing.
+            if existing is not None and getattr(existing, column) is PRESENT:
+                # It is not to be filled, so it wants nothing.
                 wanted[draft] = NONE
                 continue
             identifier = self._drafts.id(draft)

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, text
 from backfill_pipelines.backfills.customers_identity import KnownCustomers
 from backfill_pipelines.backfills.customers_plan import CREATED_BY
 from backfill_pipelines.backfills.customers_tables import ProductTables
+from backfill_pipelines.backfills.customers_times import time_as_number
 from backfill_pipelines.database.bulk import driver_connection, stream_columns
 from backfill_pipelines.database.catalogue import TableShape
 
@@ -25,7 +26,7 @@ def read_leads(connection: Connection, tables: ProductTables, client_id: str) ->
     lead = tables.lead
     names = ("messenger_psid", "phone", "email", "first_name", "last_name", "company_name")
     columns = [_text(lead, "id"), *(_text(lead, name) for name in names), _text(lead, "customer_id")]
-    columns += [_microseconds(lead, "created_at"), _microseconds(lead, "updated_at")]
+    columns += [time_as_number(lead.column("t", name)) for name in ("created_at", "updated_at")]
     return _blocks(
         connection,
         table=lead,
@@ -48,7 +49,7 @@ def read_customers(connection: Connection, tables: ProductTables, client_id: str
         sql.SQL("CASE jsonb_typeof({0}->'leadCount') WHEN 'number' THEN ({0}->>'leadCount')::numeric END").format(
             metadata
         ),
-        _microseconds(customer, "updated_at"),
+        time_as_number(customer.column("t", "updated_at")),
     ]
     return _blocks(
         connection,
@@ -144,8 +145,3 @@ def _blocks(
 
 def _text(table: TableShape, name: str) -> sql.Composable:
     return sql.SQL("{}::text").format(table.column("t", name))
-
-
-def _microseconds(table: TableShape, name: str) -> sql.Composable:
-    """A time as microseconds since 1970; one that is missing is the oldest there is."""
-    return sql.SQL("coalesce((extract(epoch FROM {}) * 1000000)::bigint, 0)").format(table.column("t", name))

@@ -40,7 +40,22 @@ _CUSTOMER = (
     "created_at",
     "updated_at",
 )
-_TYPES = {"Customer.id": "uuid", "Customer.metadata": "jsonb", "Lead.customer_id": "uuid", "Job.customer_id": "uuid"}
+_TYPES = {
+    "Customer.id": ("uuid",),
+    "Customer.metadata": ("jsonb",),
+    "Lead.customer_id": ("uuid",),
+    "Job.customer_id": ("uuid",),
+    "Audit.payload": ("jsonb", "json"),
+}
+_TEXTS, _TIMES = "S", "D"
+"""Postgres' categories of types, in which a domain is what it is made of."""
+_CATEGORIES = {
+    **{f"Customer.{name}": (_TEXTS, "a text") for name in ("name", "phone", "email", "messenger_psid")},
+    **{f"{table}.created_at": (_TIMES, "a time") for table in ("Lead", "Customer")},
+    **{f"{table}.updated_at": (_TIMES, "a time") for table in ("Lead", "Customer")},
+}
+_ALIKE = {"Job.lead_id": "Lead.id", "Customer.client_id": "Lead.client_id"}
+"""Columns that are compared with others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +68,11 @@ class ProductTables:
     audit: TableShape
     address: TableShape | None
     """None where the product has no addresses."""
+
+    @property
+    def names_audits(self) -> bool:
+        """Whether the ids of our rows in the audit are ours to give, so that a run's row is found without a search."""
+        return self.audit.types["id"] in ("uuid", "text") and self.audit.has_unique_key(("id",))
 
     def unreferenced(self, *, but_for_addresses: bool = False) -> sql.Composed:
         """That no row points to the customer `t`: leads, jobs, and whatever else has a foreign key to it."""
@@ -99,21 +119,45 @@ def read_tables(connection: Connection, registry: Registry) -> ProductTables:
 
 def require_usable(connection: Connection, registry: Registry, tables: ProductTables, client_id: str) -> None:
     """Raise `ConfigurationError` for whatever would keep a load from working or a plan from being right."""
-    for path, expected in _TYPES.items():
-        logical, column = path.split(".")
-        table = {"Customer": tables.customer, "Lead": tables.lead, "Job": tables.job}[logical]
-        if table.types[column] != expected:
-            raise ConfigurationError(
-                "wrong_type",
-                f'The column {table.actual(column)} of "{table.name}" is {table.types[column]}, not {expected}; change '
-                f"its type, or name another column in the registry under tables: {logical}: columns.",
-            )
+    _require_types(connection, tables)
     require_access(connection, tables.lead, ("SELECT", "UPDATE"))
     require_access(connection, tables.job, ("SELECT", "UPDATE"))
     require_access(connection, tables.customer, ("SELECT", "INSERT", "UPDATE"))
     require_access(connection, tables.audit, ("SELECT", "INSERT", "UPDATE"))
     require_fillable(connection, tables.customer, _CUSTOMER)
+    require_fillable(
+        connection, tables.audit, ("action", "payload", "created_at", *(("id",) if tables.names_audits else ()))
+    )
     _require_client(connection, registry, client_id)
+
+
+def _require_types(connection: Connection, tables: ProductTables) -> None:
+    shapes = {"Lead": tables.lead, "Job": tables.job, "Customer": tables.customer, "Audit": tables.audit}
+    types = {f"{logical}.{name}": kind for logical, shape in shapes.items() for name, kind in shape.types.items()}
+    statement = "SELECT n, typcategory::text FROM unnest(%s::text[]) AS t(n) JOIN pg_type AS p ON p.oid = to_regtype(n)"
+    found = driver_connection(connection).execute(statement, [sorted(set(types.values()))])
+    categories: dict[str, str] = dict(found.fetchall())
+
+    def require(path: str, wanted: str, *, fits: bool) -> None:
+        if fits:
+            return
+        logical, column = path.split(".")
+        table = shapes[logical]
+        raise ConfigurationError(
+            "wrong_type",
+            f'The column {table.actual(column)} of "{table.name}" is {types[path]}, not {wanted}; change its type, or '
+            f"name another column in the registry under tables: {logical}: columns.",
+        )
+
+    for path, expected in _TYPES.items():
+        require(path, expected[0], fits=types[path] in expected)
+    for path, (category, words) in _CATEGORIES.items():
+        require(path, words, fits=categories.get(types[path]) == category)
+    for path, other in _ALIKE.items():
+        kind, wanted = types[path], types[other]
+        # Texts of all kinds compare with each other, and so do numbers.
+        alike = categories.get(kind) == categories.get(wanted) in ("S", "N")
+        require(path, f"{wanted} as {other} is", fits=alike or kind == wanted)
 
 
 def _require_client(connection: Connection, registry: Registry, client_id: str) -> None:
@@ -125,6 +169,7 @@ def _require_client(connection: Connection, registry: Registry, client_id: str) 
         if error.code == "missing_table":
             return
         raise
+    require_access(connection, client, ("SELECT",))
     statement = sql.SQL("SELECT 1 FROM {} AS c WHERE {}::text = %s").format(client.table, client.column("c", "id"))
     if driver_connection(connection).execute(statement, [client_id]).fetchone() is None:
         raise ConfigurationError(

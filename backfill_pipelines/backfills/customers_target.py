@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 from psycopg import sql
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
+from backfill_pipelines.backfills.customers_memory import forget, remember, remember_groups
 from backfill_pipelines.backfills.customers_plan import CUSTOMER, JOB, LEAD
 from backfill_pipelines.backfills.customers_tables import ProductTables
-from backfill_pipelines.backfills.customers_undo import undo_statements
+from backfill_pipelines.backfills.customers_undo import DELETED, FILLED_AFTERWARDS, IN_USE, PLAIN, undo_statements
 from backfill_pipelines.database.bulk import driver_connection
 from backfill_pipelines.engine.journal import STALE, ChangeState
 from backfill_pipelines.engine.plan import Executed
@@ -28,17 +29,19 @@ from backfill_pipelines.errors import ConfigurationError
 FILLED = ("name", "phone", "email", "messenger_psid")
 """The columns of a customer that are filled where they are empty."""
 _UNIQUE_VIOLATION = "23505"
-# A whole plan is one batch: it is hashed and joined in memory, and waits for rows that others have locked instead of
-# doing a million rows again. Two settings that each session may make for itself.
+# A whole plan is one batch, hashed and joined in memory. A setting that each session may make for itself.
 _MEMORY = text(
     "SELECT set_config('work_mem', '128MB', true)"
     " WHERE pg_size_bytes(current_setting('work_mem')) < pg_size_bytes('128MB')"
 )
+# A large plan waits for rows that others have locked instead of doing a million rows again. A small one gives way
+# before Postgres looks for a deadlock (after 1 s): where two wait for each other, the user's transaction goes on.
 _PATIENCE = text("SET LOCAL lock_timeout = '30s'")
+_LITTLE_PATIENCE = text("SET LOCAL lock_timeout = '500ms'")
 # The planner knows nothing of rows that came a moment ago: it takes a million for one, and compares each with each.
 _HASH_JOINS = text("SET LOCAL enable_nestloop = off")
-_MANY_ROWS = 2_000  # About ten minutes.
-_MOST_ROWS_READ = 10_000_000_000
+_MANY_ROWS = 2_000
+_MOST_ROWS_READ = 10_000_000_000  # About ten minutes.
 _CREATED = text(
     "SELECT count(*) FROM backfill.change WHERE run_id = :run_id AND seq BETWEEN :first AND :last"
     " AND state = 'applied' AND target = 'Customer' AND action = 'create'"
@@ -68,7 +71,7 @@ class CustomersTarget:
         self._prepare(connection, total)
         for step in self._steps():
             rows = planned.get((step.target, step.action))
-            if rows is None or step.is_merge:
+            if rows is None or step.part != PLAIN:
                 continue
             statement = step.statement(sql.SQL("({})").format(step.rows("applied")))
             if self._execute(connection, statement, run_id, rows.first, rows.last) != rows.count:
@@ -76,7 +79,7 @@ class CustomersTarget:
             done += rows.count
             self.progress(done, total)
         if planned.get((LEAD, "update")):
-            connection.execute(_REMEMBER_GROUPS, {"run_id": run_id, "client_id": self.client_id})
+            remember_groups(connection, run_id, self.client_id)
         return True
 
     def apply(self, connection: Connection, run_id: UUID, first: int, last: int) -> None:
@@ -84,16 +87,20 @@ class CustomersTarget:
         self._prepare(connection, last - first)
         for step in self._steps():
             self._execute(connection, step.journalled(), run_id, first, last)
-        self._remember(connection, run_id)
+        remember(connection, run_id, self.client_id)
 
     def undo(self, connection: Connection, run_id: UUID, first: int, last: int) -> None:
         """Take back the rows of a batch that are applied, and journal them."""
         self._prepare(connection, last - first)
         self._require_indexes(connection, run_id, first, last)
-        for statement in undo_statements(self.tables):
+        for statement in undo_statements(self.tables, made_of=self._made_of(connection)):
             self._execute(connection, statement, run_id, first, last)
-        for table in ("customer_group", "customer_merge", "customer_split"):
-            connection.execute(text(f"DELETE FROM backfill.{table} WHERE run_id = :run_id"), {"run_id": run_id})  # noqa: S608
+        forget(connection, run_id, self.client_id)
+
+    def _made_of(self, connection: Connection) -> dict[str, bool]:
+        """The columns that a customer's row can be made of, and whether what stands there is its maker's."""
+        name = self.tables.customer.table.as_string(driver_connection(connection))
+        return {row.attname: row.is_given for row in connection.execute(_MADE_OF, {"table": name})}
 
     def _require_indexes(self, connection: Connection, run_id: UUID, first: int, last: int) -> None:
         """Refuse what would take hours: each customer deleted reads every table whole that has no index for its key.
@@ -124,7 +131,7 @@ class CustomersTarget:
 
     def _prepare(self, connection: Connection, rows: int) -> None:
         connection.execute(_MEMORY)
-        connection.execute(_PATIENCE)
+        connection.execute(_PATIENCE if rows > _MANY_ROWS else _LITTLE_PATIENCE)
         if rows > _MANY_ROWS:
             connection.execute(_HASH_JOINS)
 
@@ -133,11 +140,6 @@ class CustomersTarget:
         parameters: dict[str, Any] = {"run_id": run_id, "first": first, "last": last, "client_id": self.client_id}
         written = connection.exec_driver_sql(statement.as_string(driver_connection(connection)), parameters).rowcount
         return int(written)
-
-    def _remember(self, connection: Connection, run_id: UUID) -> None:
-        """Keep what is not in the user's tables: which customer a group has, and what people merged and split."""
-        for statement in (_REMEMBER_GROUPS, _REMEMBER_MERGES, _REMEMBER_SPLITS):
-            connection.execute(statement, {"run_id": run_id, "client_id": self.client_id})
 
     # --- statements ------------------------------------------------------------------------------------------------
 
@@ -149,7 +151,8 @@ class CustomersTarget:
             _Step(CUSTOMER, "update", self._update_customers, planned),
             _Step(LEAD, "update", self._link_leads, planned),
             _Step(JOB, "update", self._link_jobs, planned),
-            _Step(CUSTOMER, "update", self._delete_merged, planned, is_merge=True),
+            _Step(CUSTOMER, "update", self._delete_merged, planned, DELETED, self._why_not_deleted()),
+            _Step(CUSTOMER, "update", self._fill_after_merge, planned, FILLED_AFTERWARDS),
         )
 
     def _create_customers(self, batch: sql.Composable) -> sql.Composed:
@@ -157,14 +160,22 @@ class CustomersTarget:
         customer = self.tables.customer
         names = ("id", "client_id", *FILLED, "metadata", "created_at", "updated_at")
         return sql.SQL(
-            "INSERT INTO {table} AS t ({columns}) SELECT b.record_key::{id_type}, b.after->>'client_id',"
-            " b.after->>'name', b.after->>'phone', b.after->>'email', b.after->>'messenger_psid',"
+            "INSERT INTO {table} AS t ({columns})"
+            " SELECT b.record_key::{id_type}, (b.after->>'client_id')::{client_type}, b.after->>'name',"
+            " b.after->>'phone', b.after->>'email', b.after->>'messenger_psid',"
             " b.after->'metadata' || jsonb_build_object('createdAt', {now}, 'runId', %(run_id)s::text), now(), now()"
-            " FROM {batch} AS b ON CONFLICT DO NOTHING"
+            " FROM {batch} AS b {give_way}"
         ).format(
             table=customer.table,
+            # Postgres takes no deferrable key there (55000): then such a row refuses the batch, and is found in it.
+            give_way=sql.SQL(
+                "WHERE NOT EXISTS (SELECT 1 FROM {} AS e WHERE {} = b.record_key::{})"
+                if any(key.deferrable for key in customer.unique_keys)
+                else "ON CONFLICT DO NOTHING"
+            ).format(customer.table, customer.column("e", "id"), customer.type_of("id")),
             columns=sql.SQL(", ").join(sql.Identifier(customer.actual(name)) for name in names),
             id_type=customer.type_of("id"),
+            client_type=customer.type_of("client_id"),
             now=sql.SQL("""to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""),
             batch=batch,
         )
@@ -191,7 +202,8 @@ class CustomersTarget:
             " 'multipleLeads', (b.after->>'lead_count')::int > 1) ELSE {metadata} END, {updated_at} = now()"
             " FROM {batch} AS b WHERE NOT b.after ? 'merged_into' AND {id} = b.record_key::{id_type} AND {client} AND"
             " {unmoved} AND (NOT b.after ? 'lead_count'"
-            " OR {metadata}->>'leadCount' IS NOT DISTINCT FROM b.before->>'lead_count')"
+            " OR CASE jsonb_typeof({metadata}->'leadCount') WHEN 'number' THEN {metadata}->>'leadCount' END"
+            " IS NOT DISTINCT FROM b.before->>'lead_count')"
         ).format(
             table=customer.table,
             assignments=sql.SQL(", ").join(assignments),
@@ -269,6 +281,27 @@ class CustomersTarget:
             free=self.tables.unreferenced(),
         )
 
+    def _why_not_deleted(self) -> sql.Composed:
+        """The code of a merged customer that stays, whose plan row is `c`."""
+        customer = self.tables.customer
+        return sql.SQL(
+            "CASE WHEN EXISTS (SELECT 1 FROM {table} AS t WHERE {id} = c.record_key::{id_type}"
+            " AND to_jsonb(t) = c.before->'row') THEN {in_use} ELSE {stale} END"
+        ).format(
+            table=customer.table,
+            id=customer.column("t", "id"),
+            id_type=customer.type_of("id"),
+            in_use=sql.Literal(IN_USE),
+            stale=sql.Literal(STALE),
+        )
+
+    def _fill_after_merge(self, batch: sql.Composable) -> sql.Composed:
+        """Fill a customer with what the one merged into it had: only once that is gone, as a value may be unique."""
+        customer = self.tables.customer
+        return self._update_customers(batch) + sql.SQL(
+            " AND NOT EXISTS (SELECT 1 FROM {table} AS m WHERE {id} = (b.after->>'merged_from')::{id_type})"
+        ).format(table=customer.table, id=customer.column("m", "id"), id_type=customer.type_of("id"))
+
 
 @dataclass(frozen=True)
 class _Step:
@@ -280,19 +313,22 @@ class _Step:
     """Makes the statement on rows `b` of a batch: a name, or a query in parentheses."""
     written: sql.Composable
     """The key of a row that was written, as the plan has it."""
-    is_merge: bool = False
+    part: LiteralString = PLAIN
+    """Which rows of that target and action."""
+    refusal: sql.Composable | None = None
+    """The code of a row `c` that was not written, where it is not `stale`."""
 
     def rows(self, state: str) -> sql.Composed:
         """The rows of a run."""
         return sql.SQL(
             "SELECT seq, record_key, before, after FROM backfill.change WHERE run_id = %(run_id)s"
             " AND seq BETWEEN %(first)s AND %(last)s AND state = {state} AND target = {target} AND action = {action}"
-            " AND (after ? 'merged_into') = {is_merge}"
+            " AND {part}"
         ).format(
             state=sql.Literal(state),
             target=sql.Literal(self.target),
             action=sql.Literal(self.action),
-            is_merge=sql.Literal(self.is_merge),
+            part=sql.SQL(self.part),
         )
 
     def journalled(self) -> sql.Composed:
@@ -303,32 +339,17 @@ class _Step:
             " outcomes AS MATERIALIZED (SELECT b.seq, b.record_key, w.record_key IS NOT NULL AS done"
             "  FROM batch AS b LEFT JOIN written AS w USING (record_key))"
             " UPDATE backfill.change AS c SET state = CASE WHEN o.done THEN 'applied' ELSE 'conflict' END,"
-            " error_code = CASE WHEN NOT o.done THEN {stale} END, record_id = o.record_key, applied_at = now()"
+            " error_code = CASE WHEN NOT o.done THEN {refusal} END, record_id = o.record_key, applied_at = now()"
             " FROM outcomes AS o WHERE c.run_id = %(run_id)s AND c.seq = o.seq"
         ).format(
             rows=self.rows("planned"),
             statement=self.statement(sql.SQL("batch")),
             key=self.written,
-            stale=sql.Literal(STALE),
+            refusal=self.refusal or sql.Literal(STALE),
         )
 
 
-_REMEMBER_GROUPS = text(
-    "INSERT INTO backfill.customer_group (client_id, group_key, customer_id, run_id)"
-    " SELECT :client_id, after->>'group_key', after->>'customer_id', run_id FROM backfill.change"
-    " WHERE run_id = :run_id AND state = 'applied' AND target = 'Lead' AND after ? 'group_key'"
-    " ON CONFLICT (client_id, group_key) DO UPDATE"
-    " SET customer_id = excluded.customer_id, run_id = excluded.run_id"
-    " WHERE customer_group.customer_id <> excluded.customer_id"
-)
-_REMEMBER_MERGES = text(
-    "INSERT INTO backfill.customer_merge (client_id, from_customer_id, into_customer_id, run_id)"
-    " SELECT :client_id, record_key, after->>'merged_into', run_id FROM backfill.change"
-    " WHERE run_id = :run_id AND target = 'Customer' AND after ? 'merged_into' ON CONFLICT DO NOTHING"
-)
-_REMEMBER_SPLITS = text(
-    "INSERT INTO backfill.customer_split (client_id, lead_id, customer_id, run_id)"
-    " SELECT :client_id, record_key, after->>'customer_id', run_id FROM backfill.change"
-    " WHERE run_id = :run_id AND state = 'applied' AND target = 'Lead' AND after ? 'split'"
-    " ON CONFLICT (client_id, lead_id) DO UPDATE SET customer_id = excluded.customer_id, run_id = excluded.run_id"
+_MADE_OF = text(
+    "SELECT attname, attidentity = '' AS is_given FROM pg_attribute WHERE attrelid = to_regclass(:table)"
+    " AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum"
 )

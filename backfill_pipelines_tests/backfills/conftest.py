@@ -1,6 +1,8 @@
-"""A small agency for each test: five clients on two instances, an empty `client_leads`, no waiting between retries.
+"""A small agency for each test: five clients on two instances, an empty `client_leads`, no waiting between retries; and
+a product with two clients, for `customers`.
 
-Belongs here: fixtures that several tests of `client_leads` use. Does not belong here: how a run is driven (agency.py).
+Belongs here: fixtures that several tests of a backfill use. Does not belong here: how a run is driven (`agency.py`,
+`product_rig.py`).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from backfill_pipelines.sandbox.server import SandboxServer
 from backfill_pipelines.vendors import email_bison
 from backfill_pipelines.vendors.transport import RetryPolicy
 from backfill_pipelines_tests.backfills.agency import UNHURRIED, Agency
+from backfill_pipelines_tests.backfills.product_rig import Product
 
 
 @pytest.fixture(scope="session")
@@ -62,3 +65,8 @@ def agency(
     bison, server = running
     server.reset()
     return Agency(bison=bison, server=server, database=product_tables, database_url=database_url, folder=tmp_path)
+
+
+@pytest.fixture
+def product(product_tables: Engine, database_url: SecretStr, tmp_path: Path) -> Product:
+    return Product(database=product_tables, database_url=database_url, folder=tmp_path)

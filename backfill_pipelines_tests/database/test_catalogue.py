@@ -190,16 +190,25 @@ def test_deferrable_and_partial_keys_are_told_by_name(connection: Connection) ->
     }
 
 
-def test_foreign_keys_that_would_act_without_a_word_are_told(connection: Connection) -> None:
+def test_foreign_keys_are_told_and_whether_they_refuse_or_act_without_a_word(connection: Connection) -> None:
     execute(
         connection,
         "CREATE TABLE leads (id int PRIMARY KEY, a int, b int, UNIQUE (b, a))",
-        "CREATE TABLE loud (id int REFERENCES leads, other int REFERENCES leads ON DELETE RESTRICT)",
+        "CREATE TABLE loud (id int REFERENCES leads)",
+        "CREATE TABLE louder (other int REFERENCES leads ON DELETE RESTRICT)",
         'CREATE TABLE "qui""et" (id int REFERENCES leads ON DELETE CASCADE)',
         "CREATE TABLE pair (x int, y int, FOREIGN KEY (x, y) REFERENCES leads (b, a) ON DELETE SET NULL)",
     )
-    found = {dependent.table.as_string(): dependent.columns for dependent in shape(connection, "id").dependents}
-    assert found == {'"public"."qui""et"': (("id", "id"),), '"public"."pair"': (("x", "b"), ("y", "a"))}
+    found = {
+        dependent.table.as_string(): (dependent.refuses, dependent.columns)
+        for dependent in shape(connection, "id").dependents
+    }
+    assert found == {
+        '"public"."loud"': (True, (("id", "id"),)),
+        '"public"."louder"': (True, (("other", "id"),)),
+        '"public"."qui""et"': (False, (("id", "id"),)),
+        '"public"."pair"': (False, (("x", "b"), ("y", "a"))),
+    }
 
 
 # --- required columns ------------------------------------------------------------------------------------------------

@@ -105,7 +105,8 @@ def test_dg_lists_what_the_definitions_hold(answers: Mapping[str, tuple[int, str
     keys = {key.to_user_string() for key in definitions.resolve_asset_graph().get_all_asset_keys()}
     assert {entry["asset_key"] for entry in listed["assets"]} == keys
     assert {entry["name"] for entry in listed["asset_checks"]} == {"source_equals_target"}
-    jobs = {"undo", "verify", "registry_sync", "retention", *(job_name(backfill) for backfill in all_backfills())}
+    jobs = {"undo", "verify", "registry_sync", "retention", "customers_merge", "customers_split"}
+    jobs |= {*(job_name(backfill) for backfill in all_backfills())}
     assert {entry["name"] for entry in listed["jobs"]} == jobs
 
 
