@@ -69,10 +69,10 @@ class Customers:
 
     def preflight(self, scope: Scope) -> None:
         """Check the tables, the role's privileges, the settings and the client; raises `ConfigurationError`."""
-        _rules(scope)
+        identity_rules(scope)
         with scope.engine.begin() as connection:
             require_usable(connection, scope.registry, read_tables(connection, scope.registry), _client_id(scope))
-            _keys(connection, scope)
+            group_keys(connection, scope)
 
     # --- extract ---------------------------------------------------------------------------------------------------
 
@@ -85,7 +85,7 @@ class Customers:
         """Say which customers the client's leads and jobs have."""
         client_id = _client_id(scope)
         with scope.engine.begin() as connection:
-            keys = _keys(connection, scope)
+            keys = group_keys(connection, scope)
         with scope.engine.connect() as connection, connection.begin(), _without_garbage_collection():
             connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
             tables = read_tables(connection, scope.registry)
@@ -93,7 +93,7 @@ class Customers:
                 _with_progress(scope, _read_ahead(read_leads(connection, tables, client_id))),
                 read_customers(connection, tables, client_id),
                 read_jobs(connection, tables, client_id),
-                rules=_rules(scope),
+                rules=identity_rules(scope),
                 keys=keys,
                 known=read_known(connection, tables, client_id),
                 list_skips=scope.registry.store_skips(self.name, scope.partition_key),
@@ -234,7 +234,8 @@ def _client_id(scope: Scope) -> str:
     return rows.client_id.resolve()
 
 
-def _rules(scope: Scope) -> IdentityRules:
+def identity_rules(scope: Scope) -> IdentityRules:
+    """How the client's fields are read, by its settings; raises `ConfigurationError`."""
     client = _client(scope)
     settings = scope.registry.settings(CustomersSettings, client)
     blocked = settings.blocked
@@ -253,7 +254,8 @@ def _lowered(values: Iterable[str]) -> frozenset[str]:
     return frozenset(value.strip().lower() for value in values)
 
 
-def _keys(connection: Connection, scope: Scope) -> GroupKeys:
+def group_keys(connection: Connection, scope: Scope) -> GroupKeys:
+    """The client's group keys, with the installation's secret; raises `ConfigurationError`."""
     configured = os.environ.get(KEY_VARIABLE, "").strip()
     return GroupKeys(hash_key(connection, SecretStr(configured) if configured else None), _client_id(scope))
 

@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy import Connection, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from backfill_pipelines.backfills.customers import Customers, _keys, _rules
+from backfill_pipelines.backfills.customers import Customers, group_keys, identity_rules
 from backfill_pipelines.backfills.customers_identity import LeadColumns
 from backfill_pipelines.backfills.customers_manual import (
     PlanRow,
@@ -237,7 +237,7 @@ def _split(
     *,
     name: str | None,
 ) -> _Decision:
-    columns = LeadColumns(_rules(scope))
+    columns = LeadColumns(identity_rules(scope))
     columns.add([read_leads_of(connection, tables, old.id, old.client_id)])
     wanted = split_values(columns, set(chosen), old)
     held = held_values(connection, tables.customer, old.client_id, wanted)
@@ -248,7 +248,7 @@ def _split(
         name=name,
         key=next(
             key
-            for key in split_keys(_keys(connection, scope), chosen)
+            for key in split_keys(group_keys(connection, scope), chosen)
             if not is_taken(connection, tables.customer, key[1])
         ),
     )

@@ -20,8 +20,9 @@ def time_as_number(column: sql.Composable) -> sql.Composed:
 
 
 def number_as_time(number: sql.Composable) -> sql.Composed:
-    """The time that such a number stands for, as `timestamptz`."""
+    """The time that such a number stands for, as `timestamptz`; for a statement with parameters (`%%`)."""
+    # An interval is multiplied in floating point: exact for the seconds of any year, not for their microseconds.
     return sql.SQL(
-        "CASE {0} WHEN {1} THEN 'infinity' WHEN {2} THEN '-infinity' WHEN {3} THEN NULL"
-        " ELSE timestamptz 'epoch' + {0} * interval '1 microsecond' END"
+        "CASE {0} WHEN {1} THEN 'infinity' WHEN {2} THEN '-infinity' WHEN {3} THEN NULL ELSE timestamptz 'epoch'"
+        " + ({0} / 1000000) * interval '1 second' + ({0} %% 1000000) * interval '1 microsecond' END"
     ).format(number, _AFTER_ALL, _BEFORE_ALL, _NONE)

@@ -14,7 +14,7 @@ from psycopg import sql
 from sqlalchemy import Connection, text
 
 from backfill_pipelines.backfills.customers import Customers as CustomersBackfill
-from backfill_pipelines.backfills.customers import _keys, _rules
+from backfill_pipelines.backfills.customers import group_keys, identity_rules
 from backfill_pipelines.backfills.customers_grouping import Customers, group_leads
 from backfill_pipelines.backfills.customers_identity import FieldReader, LeadColumns
 from backfill_pipelines.backfills.customers_manual_run import partition_of_client
@@ -72,10 +72,10 @@ def _bare(connection: Connection, tables: ProductTables, lead: str, client_id: s
 
 def _explained(scope: Scope, client_id: str, pair: tuple[str, str]) -> Why:
     with scope.engine.connect() as connection, connection.begin() as transaction:
-        keys = _keys(connection, scope)
+        keys = group_keys(connection, scope)
         # Where there is no secret yet, nothing is recorded that it would find: none is left behind.
         transaction.rollback()
-    rules = _rules(scope)
+    rules = identity_rules(scope)
     raw: dict[str, Mapping[str, str | None]] = {}
     with scope.engine.connect() as connection, connection.begin():
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
