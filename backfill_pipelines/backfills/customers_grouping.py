@@ -149,8 +149,13 @@ class _Rules:
         self._groups = self._result.groups
         self._taken: set[str] = set()
         """Ids of the customers that groups have been found to be."""
+        self._psids_of: defaultdict[str, set[int]] = defaultdict(set)
+        """PSIDs of the leads that are linked to a customer that people made."""
+        for lead, customer in enumerate(self._result.linked_to):
+            if customer is not None and not customer.ours and leads.psid[lead] != NONE:
+                self._psids_of[customer.id].add(leads.psid[lead])
         self._contested: set[str] = set()
-        """Ids of customers that people made and that a group may be, or not: no other is taken for it either."""
+        """Ids of customers that people made and that several groups may be: no later one is taken for it either."""
 
     def grouping(self) -> Grouping:
         """Apply the rules: what people split off, then PSID, phone, address, and what is left."""
@@ -350,6 +355,7 @@ class _Rules:
     ) -> None:
         """Find customers that people made by what their rows hold; where that is uncertain, the group is a conflict."""
         found: defaultdict[int, dict[str, Customer]] = defaultdict(dict)
+        contested_now: set[str] = set()
         values = getattr(self._leads, column)
         phones: defaultdict[int, set[int]] = defaultdict(set)
         for lead in members:
@@ -364,7 +370,8 @@ class _Rules:
         for number, candidates in found.items():
             group = self._groups[number]
             (customer, *others) = candidates.values()
-            other_psid = group.kind == PSID and customer.psid_number not in (NONE, self._number_of(group))
+            psids = self._psids_of[customer.id] | {customer.psid_number} - {NONE}
+            other_psid = group.kind == PSID and not psids <= {self._number_of(group)}
             own_phones = phones[number] if group.kind in (PSID, PHONE) else set()
             other_phone = (
                 column == EMAIL
@@ -372,14 +379,16 @@ class _Rules:
                 and bool(own_phones)
                 and customer.phone_number not in own_phones
             )
-            contested = not self._contested.isdisjoint(candidates)
-            if others or contested or claims[customer.id] > 1 or other_psid or other_phone:
+            contested = (
+                bool(others) or other_psid or any(claims[name] > 1 or name in self._contested for name in candidates)
+            )
+            if contested or other_phone:
                 group.conflict = AMBIGUOUS_EXISTING
+            contested_now.update(candidates if contested else ())
+        self._contested |= contested_now
         # Only now, so that no group sees a customer as taken that another has just claimed.
         for number, candidates in found.items():
-            if self._groups[number].conflict is not None:
-                self._contested.update(candidates)
-            else:
+            if self._groups[number].conflict is None:
                 self._settle(self._groups[number], next(iter(candidates.values())))
 
     def _number_of(self, group: Group) -> int:
