@@ -213,7 +213,10 @@ def test_a_client_that_sets_something_else_keeps_the_blocked_values_of_the_defau
     ],
 )
 def test_settings_of_customers_are_checked_when_the_file_is_read(tmp_path: Path, setting: str, words: str) -> None:
-    for text in (f"defaults: {{customers: {{{setting}}}}}", f"clients: [{{key: a, name: A, customers: {{{setting}}}}}]"):
+    for text in (
+        f"defaults: {{customers: {{{setting}}}}}",
+        f"clients: [{{key: a, name: A, customers: {{{setting}}}}}]",
+    ):
         with pytest.raises(ConfigurationError, match=words):
             load(tmp_path, text)
 

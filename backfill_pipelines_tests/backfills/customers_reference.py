@@ -1,35 +1,21 @@
 """What `customers` must decide, said a second time: dictionaries and a union-find, slow and plain.
 
-Belongs here: the rules, in the words of the specification. Nothing in here is the product's code, so that a mistake would
-have to be made twice. Does not belong here: worlds to try it on (`customers_worlds.py`).
+Belongs here: the rules, in the words of the specification. Nothing in here is the product's code, so that a mistake
+would have to be made twice. Does not belong here: reading fields (`customers_reference_fields.py`), and worlds to try
+it on (`customers_worlds.py`).
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
-import phonenumbers
-from email_validator import EmailNotValidError, validate_email
+from backfill_pipelines_tests.backfills.customers_reference_fields import Reader, Row, Rules, age, name_of, text_of
 
-Row = Mapping[str, Any]
 Name = tuple[str, str]
 """A group's kind and the value that makes it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rules:
-    region: str = "US"
-    phone_format: str = "digits"
-    max_group_size: int = 100
-    blocked_emails: tuple[str, ...] = ()
-    blocked_local_parts: tuple[str, ...] = ()
-    blocked_domains: tuple[str, ...] = ()
-    blocked_phones: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -45,85 +31,6 @@ class Decided:
     customer_of: dict[str, str | None] = field(default_factory=dict)
     """By lead: the customer that it has, or gets."""
     figures: dict[str, Any] = field(default_factory=dict)
-
-
-# --- reading fields
-
-
-def text_of(raw: str | None) -> str | None:
-    return (raw or "").strip() or None
-
-
-@cache
-def email_of(raw: str | None) -> str | None:
-    key = (raw or "").strip().lower()
-    try:
-        address = validate_email(key, check_deliverability=False, test_environment=True, globally_deliverable=False)
-    except EmailNotValidError:
-        return None
-    return key if "." in (address.ascii_domain or "") else None
-
-
-@cache
-def phone_of(raw: str | None, region: str) -> tuple[str | None, bool]:
-    """The key, and whether it is a valid number."""
-    text = (raw or "").strip()
-    if not text or len(text) > 64:
-        return None, False
-    if re.fullmatch(r"\+?\d{7,15}\.00?", text, re.ASCII):
-        text = text.split(".")[0]
-    found: list[Any] = []
-    try:
-        found = [phonenumbers.parse(text, region)]
-    except phonenumbers.NumberParseException:
-        pass
-    if not any(phonenumbers.is_valid_number(number) for number in found):
-        found = [match.number for match in phonenumbers.PhoneNumberMatcher(text, region)]
-    for number in found:
-        e164 = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
-        if number.country_code == 1:
-            return e164.removeprefix("+1"), True
-        # With ten digits it would pass for a national number of +1, which is somebody else's.
-        return (e164 if len(e164) == 11 else e164.removeprefix("+")), True
-    digits = "".join(str(int(character)) for character in text if character.isdecimal())
-    if len(digits) == 11 and digits.startswith("1"):
-        digits = digits[1:]
-    return (digits if 10 <= len(digits) <= 15 else None), False
-
-
-class Reader:
-    """Values of leads and customers by the rules of one client; blocked and invalid ones are None."""
-
-    def __init__(self, rules: Rules) -> None:
-        self.rules = rules
-        self.valid_phones: set[str] = set()
-        self.blocked_phones = {phone_of(raw, rules.region)[0] for raw in rules.blocked_phones}
-
-    def values(self, row: Row) -> dict[str, Any]:
-        phone, is_valid = phone_of(row["phone"], self.rules.region)
-        email = email_of(row["email"])
-        phone_blocked = phone is not None and phone in self.blocked_phones
-        email_blocked = email is not None and (
-            email in self.rules.blocked_emails
-            or email.rpartition("@")[0] in self.rules.blocked_local_parts
-            or email.rpartition("@")[2] in self.rules.blocked_domains
-        )
-        if phone and is_valid and not phone_blocked:
-            self.valid_phones.add(phone)
-        return {
-            **row,
-            "psid": text_of(row["messenger_psid"]),
-            "phone_key": None if phone_blocked else phone,
-            "email_key": None if email_blocked else email,
-            "blocked": phone_blocked or email_blocked,
-        }
-
-    def stored_phone(self, key: str) -> str:
-        if self.rules.phone_format == "digits" or key not in self.valid_phones:
-            return key.removeprefix("+")
-        if key.startswith("+"):
-            return key
-        return f"+1{key}" if len(key) == 10 else f"+{key}"
 
 
 # --- grouping
@@ -184,6 +91,7 @@ class Reference:
             if lead["customer_id"] is not None and lead["customer_id"] not in self.customers
         }
         self.together = Together()
+        self.by_root: defaultdict[Any, list[Row]] | None = None
         self.groups: dict[Name, Group] = {}
         self.reasons: dict[str, str] = {}
         self.contested: set[str] = set()
@@ -191,7 +99,8 @@ class Reference:
 
     def read_our_own_rows(self) -> None:
         """What we stored is read back as what it was: the digits of another country's number, say, as that number."""
-        keys = {self.reader.stored_phone(lead["phone_key"]): lead["phone_key"] for lead in self.leads.values() if lead["phone_key"]}
+        phones = sorted({lead["phone_key"] for lead in self.leads.values() if lead["phone_key"]})
+        keys = {self.reader.stored_phone(phone): phone for phone in phones}
         for row in self.customers.values():
             if row["ours"]:
                 row["phone_key"] = keys.get(row["phone"], row["phone_key"])
@@ -265,10 +174,15 @@ class Reference:
     def put(self, lead: Row, name: Name) -> None:
         self.groups.setdefault(name, Group(name))
         self.together.unite(("lead", lead["id"]), name)
+        self.by_root = None
 
     def members(self, name: Name) -> list[Row]:
-        root = self.together.root(name)
-        return [lead for identifier, lead in self.leads.items() if self.together.root(("lead", identifier)) == root]
+        """All leads of a group, those that joined it too."""
+        if self.by_root is None:
+            self.by_root = defaultdict(list)
+            for identifier, lead in self.leads.items():
+                self.by_root[self.together.root(("lead", identifier))].append(lead)
+        return self.by_root[self.together.root(name)]
 
     def holders(self, column: str, value: str) -> list[Name]:
         """Which customers have a value, by any of their leads or by their own row: one group of each."""
@@ -357,11 +271,10 @@ class Reference:
 
     def by_key(self, name: Name) -> str | None:
         for known in (self.recorded.get(name), self.own_id(name)):
-            chain: list[str | None] = []
-            while known is not None and known not in chain:
-                chain.append(known)
-                known = self.merged.get(known)
-            # Somebody may have deleted the customer that others were merged into.
+            # Merged, and that one merged again; somebody may have deleted the last one.
+            chain = [known]
+            while (into := self.merged.get(chain[-1] or "")) and into not in chain:
+                chain.append(into)
             there = [each for each in chain if each in self.customers]
             if there:
                 return there[-1]
@@ -408,34 +321,19 @@ class Reference:
         return "update", self.reasons.get(lead["id"]), group.customer or self.own_id(name)
 
     def job_row(self, job: Row, customer: str | None) -> tuple[str, str | None, str | None]:
-        if job["customer_id"] is not None:
-            return ("skip", "already_linked", None) if job["customer_id"] == customer else ("conflict", "job_mismatch", None)
-        return ("skip", "lead_without_customer", None) if customer is None else ("update", None, customer)
+        if job["customer_id"] is None:
+            return ("skip", "lead_without_customer", None) if customer is None else ("update", None, customer)
+        same = job["customer_id"] == customer
+        return ("skip", "already_linked", None) if same else ("conflict", "job_mismatch", None)
 
     def customer_rows(self, result: Decided) -> None:
-        wanted: dict[str, dict[str, Any]] = {}
-        leads_of: dict[str, list[Row]] = {}
+        leads_of: defaultdict[str, list[Row]] = defaultdict(list)
         for name, group in self.groups.items():
-            if group.conflict:
-                continue
-            customer = group.customer or self.own_id(name)
-            leads_of.setdefault(customer, []).extend(self.members(name))
-        for customer, leads in leads_of.items():
-            newest_first = sorted(leads, key=age, reverse=True)
-            names = [name_of(lead) for lead in newest_first if name_of(lead)]
-            companies = [text_of(lead["company_name"]) for lead in newest_first if text_of(lead["company_name"])]
-            wanted[customer] = {
-                "name": next(iter(names + companies), None),
-                "phone": next((self.reader.stored_phone(x["phone_key"]) for x in newest_first if x["phone_key"]), None),
-                "email": next((lead["email_key"] for lead in newest_first if lead["email_key"]), None),
-                "messenger_psid": next((lead["psid"] for lead in newest_first if lead["psid"]), None),
-            }
-            if customer in self.customers:
-                # Reused: a lead gets linked to it. Only what is empty is filled.
-                gains = any(lead["customer_id"] is None for lead in leads)
-                for column in wanted[customer]:
-                    if text_of(self.customers[customer][column]) or not gains:
-                        wanted[customer][column] = None
+            if group.conflict == "split_group" and all(lead["customer_id"] for lead in self.members(name)):
+                result.split_groups.add(self.own_id(name))
+            if not group.conflict:
+                leads_of[group.customer or self.own_id(name)] += self.members(name)
+        wanted = {customer: self.wanted_by(customer, leads) for customer, leads in leads_of.items()}
         deprived = self.share_out(wanted, leads_of)
         for name, group in self.groups.items():
             if not group.conflict and group.customer is None:
@@ -443,8 +341,6 @@ class Reference:
                 count = len(leads_of[identifier])
                 fields = {**wanted[identifier], "groupType": name[0], "leadCount": count, "multipleLeads": count > 1}
                 result.customers[identifier] = ("create", deprived.get(identifier) or group.reason, fields)
-            elif group.conflict == "split_group" and all(lead["customer_id"] for lead in self.members(name)):
-                result.split_groups.add(self.own_id(name))
         for identifier in leads_of.keys() & self.customers.keys():
             row = self.customers[identifier]
             changed = {column: value for column, value in wanted[identifier].items() if value is not None}
@@ -453,6 +349,25 @@ class Reference:
                 changed["lead_count"] = count
             if changed:
                 result.customers[identifier] = ("update", deprived.get(identifier), changed)
+
+    def wanted_by(self, customer: str, leads: list[Row]) -> dict[str, str | None]:
+        """The fields that a customer gets from its leads, the newest first."""
+        newest = sorted(leads, key=age, reverse=True)
+        names = [name_of(lead) for lead in newest] + [text_of(lead["company_name"]) for lead in newest]
+        phones = [self.reader.stored_phone(lead["phone_key"]) for lead in newest if lead["phone_key"]]
+        values = {
+            "name": names,
+            "phone": phones,
+            "email": [lead["email_key"] for lead in newest],
+            "messenger_psid": [lead["psid"] for lead in newest],
+        }
+        wanted = {column: next(filter(None, each), None) for column, each in values.items()}
+        if customer not in self.customers:
+            return wanted
+        # Of one that is there only what is empty is filled, and only when it gets a lead.
+        gets_one = any(lead["customer_id"] is None for lead in leads)
+        row = self.customers[customer]
+        return {column: value if gets_one and not text_of(row[column]) else None for column, value in wanted.items()}
 
     def share_out(self, wanted: dict[str, dict[str, Any]], leads_of: dict[str, list[Row]]) -> dict[str, str]:
         """Leave each phone (address) to one customer; returns why others go without."""
@@ -463,7 +378,11 @@ class Reference:
             held |= {stored(row[f"{column}_key"]) for row in self.customers.values() if row[f"{column}_key"]}
             for value in {fields[column] for fields in wanted.values()} - {None}:
                 claimants = {
-                    min(age(lead) for lead in leads_of[customer] if lead[f"{column}_key"] and stored(lead[f"{column}_key"]) == value): customer
+                    min(
+                        age(lead)
+                        for lead in leads_of[customer]
+                        if lead[f"{column}_key"] and stored(lead[f"{column}_key"]) == value
+                    ): customer
                     for customer, fields in wanted.items()
                     if fields[column] == value
                 }
@@ -489,11 +408,3 @@ class Reference:
             "jobs_linked": jobs["update", None],
             "jobs_already_linked": jobs["skip", "already_linked"],
         }
-
-
-def age(lead: Row) -> tuple[int, str]:
-    return lead["created_at"], lead["id"]
-
-
-def name_of(lead: Row) -> str | None:
-    return text_of(f"{text_of(lead['first_name']) or ''} {text_of(lead['last_name']) or ''}")

@@ -197,4 +197,7 @@ def _frames(rows: Sequence[Row], columns: Sequence[str], rng: random.Random | No
         rng.shuffle(ordered)
         size = rng.randint(1, 4)
     blocks = [ordered[start : start + size] for start in range(0, len(ordered), size)]
-    return [pd.DataFrame([[row[name] for name in columns] for row in block], columns=columns, dtype=object) for block in blocks]
+    return [
+        pd.DataFrame([[row[name] for name in columns] for row in block], columns=columns, dtype=object)
+        for block in blocks
+    ]

@@ -120,7 +120,7 @@ def test_verify_names_the_partitions_that_differ_and_renews_the_check(dagster: D
 
 def test_verify_of_a_backfill_that_nobody_knows_says_which_there_are(dagster: Dagster) -> None:
     result = dagster.maintain("verify", "verify_partitions", backfill="client_lead")
-    assert failure_of(result).description == "There is no backfill client_lead; known: client_leads."
+    assert failure_of(result).description == "There is no backfill client_lead; known: client_leads, customers."
 
 
 def test_two_clients_served_from_one_workspace_fail_the_check_of_both(dagster: Dagster, agency: Agency) -> None:

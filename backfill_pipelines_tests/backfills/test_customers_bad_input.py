@@ -56,7 +56,13 @@ def test_a_table_that_is_missing_is_named(filled: Product, table: str) -> None:
 
 @pytest.mark.parametrize(
     ("table", "column"),
-    [("Lead", "messenger_psid"), ("Job", "customer_id"), ("Customer", "metadata"), ("Audit", "payload"), ("Client", "id")],
+    [
+        ("Lead", "messenger_psid"),
+        ("Job", "customer_id"),
+        ("Customer", "metadata"),
+        ("Audit", "payload"),
+        ("Client", "id"),
+    ],
 )
 def test_a_column_that_is_missing_is_named(filled: Product, table: str, column: str) -> None:
     filled.execute(f'ALTER TABLE "{table}" RENAME {column} TO elsewhere')
@@ -129,7 +135,7 @@ def test_client_ids_of_another_type_are_no_matter(product: Product, kind: str) -
     [
         ("Customer", "ADD tier text NOT NULL", "tier"),
         ("Audit", "ADD actor text NOT NULL", "actor"),
-        ("Audit", "ALTER id DROP DEFAULT, DROP CONSTRAINT \"Audit_pkey\"", "id"),
+        ("Audit", 'ALTER id DROP DEFAULT, DROP CONSTRAINT "Audit_pkey"', "id"),
     ],
 )
 def test_a_required_column_that_we_do_not_fill_is_named(
@@ -234,7 +240,16 @@ def test_a_role_that_row_level_security_blinds_does_nothing(filled: Product, rol
 
 
 def test_texts_that_nobody_expects_are_no_identifiers_and_no_harm(product: Product) -> None:
-    odd = ["9" * 10_000, "'); DROP TABLE \"Lead\"; --", "\\x00", "%s %(id)s {}", "\t\r\n", "🐦" * 70, "\u202e5550111", "\x01\x7f"]
+    odd = [
+        "9" * 10_000,
+        '\'); DROP TABLE "Lead"; --',
+        "\\x00",
+        "%s %(id)s {}",
+        "\t\r\n",
+        "🐦" * 70,
+        "\u202e5550111",
+        "\x01\x7f",
+    ]
     for number, value in enumerate(odd):
         product.lead(f"phone {number}", phone=value)
         product.lead(f"mail {number}", email=value)
@@ -265,14 +280,12 @@ def test_ids_with_quotes_and_letters_of_every_script_are_ids(product: Product) -
     ("limit", "code"),
     [
         ('ALTER TABLE "Customer" ALTER messenger_psid TYPE varchar(20)', "sqlstate_22001"),
-        ("ALTER TABLE \"Customer\" ADD CHECK (length(messenger_psid) < 20)", "sqlstate_23514"),
+        ('ALTER TABLE "Customer" ADD CHECK (length(messenger_psid) < 20)', "sqlstate_23514"),
         # 3,000 digits that do not compress, in a btree's key of at most 2,700 bytes.
         ('CREATE INDEX ON "Customer" (messenger_psid)', "sqlstate_54000"),
     ],
 )
-def test_a_row_that_the_table_refuses_is_counted_and_the_rest_is_loaded(
-    filled: Product, limit: str, code: str
-) -> None:
+def test_a_row_that_the_table_refuses_is_counted_and_the_rest_is_loaded(filled: Product, limit: str, code: str) -> None:
     filled.execute(limit)
     filled.execute(
         "UPDATE \"Lead\" SET messenger_psid = (SELECT string_agg(md5(n::text), '') FROM generate_series(1, 250) AS n)"

@@ -160,7 +160,9 @@ def test_a_lead_that_somebody_has_locked_is_waited_for(filled: Product) -> None:
 def test_a_lead_that_somebody_links_while_it_is_waited_for_stays_theirs(filled: Product) -> None:
     customer = filled.customer(name="Theirs", psid="p-1")
     with while_running(filled) as (theirs, running):
-        theirs.execute(text("UPDATE \"Lead\" SET customer_id = CAST(:id AS uuid) WHERE id = 'psid-2'"), {"id": customer})
+        theirs.execute(
+            text("UPDATE \"Lead\" SET customer_id = CAST(:id AS uuid) WHERE id = 'psid-2'"), {"id": customer}
+        )
         theirs.commit()
         run = running.result()
     assert verified(run)["passed"]

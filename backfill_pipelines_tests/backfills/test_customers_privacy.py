@@ -68,7 +68,7 @@ def heard(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
 
 
 def check(product: Product, heard: list[str], capfd: pytest.CaptureFixture[str], *runs: Run) -> None:
-    """No canary in what was logged or printed, in what the runs carry, in any column of `backfill.run`, in the audit."""
+    """No canary in what was logged or printed, in what runs carry, in any column of `backfill.run`, in the audit."""
     told = [*heard, *capfd.readouterr(), *map(repr, runs)]
     logging.getLogger().setLevel(logging.WARNING)  # SQLAlchemy's own DEBUG lines would show the rows of this question
     told += [repr(row) for row in product.query("SELECT * FROM backfill.run")]
@@ -151,8 +151,10 @@ def test_neither_do_rows_that_the_table_refuses_and_quotes(
         ("ALTER TABLE \"Audit\" ADD CHECK (action <> 'backfill_customers')", "audit_refused"),
         ('ALTER TABLE "Lead" RENAME phone TO elsewhere', "missing_column"),
         (
-            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM no_such(NEW.email); END';"
-            ' CREATE TRIGGER refuse BEFORE UPDATE ON "Lead" FOR EACH ROW EXECUTE FUNCTION refuse()',
+            (
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM no_such(NEW.email); END';"
+                ' CREATE TRIGGER refuse BEFORE UPDATE ON "Lead" FOR EACH ROW EXECUTE FUNCTION refuse()'
+            ),
             "target_refused",
         ),
     ],

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from dataclasses import replace
-from typing import Any
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backfill_pipelines_tests.backfills.customers_reference import Decided, Rules
+from backfill_pipelines_tests.backfills.customers_reference import Rules
 from backfill_pipelines_tests.backfills.customers_worlds import Row, World, customer, job, lead
 
 PSIDS = st.sampled_from([None, None, None, "", "p1", "p1 ", "p2", "p3"])
@@ -45,8 +41,10 @@ def customers(draw: st.DrawFn) -> list[Row]:
     """At most four that people made and three of ours; no two with one phone in the same spelling."""
     values = st.fixed_dictionaries({"psid": PSIDS, "phone": PHONES, "email": EMAILS, "name": NAMES})
     rows = [customer(PEOPLE_IDS[number], **draw(values)) for number in range(draw(st.integers(0, 3)))]
-    for name in draw(st.lists(OWN_NAMES, unique=True, max_size=3)):
-        rows.append(customer(World().own_id(name), ours=True, lead_count=draw(st.integers(0, 3)), **draw(values)))
+    rows += [
+        customer(World().own_id(name), ours=True, lead_count=draw(st.integers(0, 3)), **draw(values))
+        for name in draw(st.lists(OWN_NAMES, unique=True, max_size=3))
+    ]
     seen: set[str | None] = set()
     for row in rows:
         if row["phone"] in seen:

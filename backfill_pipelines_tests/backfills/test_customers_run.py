@@ -24,6 +24,7 @@ from backfill_pipelines_tests.backfills.product_rig import (
     succeeded,
     verified,
 )
+from backfill_pipelines_tests.installation import wait_until
 
 TOGETHER = {
     frozenset({"psid-1", "psid-2", "joins-psid"}),
@@ -52,6 +53,17 @@ def versions(product: Product) -> list[dict[str, Any]]:
         for table in TABLES[:-1]
         for row in product.query(f'SELECT id::text, xmin::text, ctid::text FROM "{table}" ORDER BY id::text')
     ]
+
+
+def writes(product: Product) -> list[dict[str, Any]]:
+    """What Postgres has counted of writes to the tables, once every session has ended and handed in its count."""
+    product.database.dispose()
+    others = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    wait_until(lambda: not product.query(others))
+    return product.query(
+        "SELECT relname, n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_user_tables"
+        " WHERE relname IN ('Customer', 'CustomerAddress', 'Lead', 'Job') ORDER BY 1"
+    )
 
 
 def test_a_first_run_gives_every_lead_its_customer_and_every_job_its_leads(product: Product) -> None:
@@ -112,11 +124,16 @@ def test_what_people_made_is_only_filled_where_it_is_empty(product: Product) -> 
 def test_a_second_run_writes_no_row(product: Product) -> None:
     fill_typical_client(product)
     first = product.run()
-    before = versions(product)
+    before, counted = versions(product), writes(product)
+    assert {row["relname"]: row["n_tup_upd"] for row in counted if row["relname"] != "Customer"} == {
+        "CustomerAddress": 0,
+        "Lead": 14,
+        "Job": 4,
+    }
     second = product.run()
     assert verified(second) == ALL_IN_ORDER
     assert second.id != first.id
-    assert versions(product) == before
+    assert (versions(product), writes(product)) == (before, counted)
     assert (second.counts["create"], second.counts["update"], second.counts["applied"]) == (0, 0, 0)
     assert second.counts["skip"] == second.reasons["already_linked"] == 14 + 4
     assert product.changes(second.id) == []
@@ -148,7 +165,7 @@ def test_the_plan_does_not_depend_on_the_order_of_rows(product: Product) -> None
     first = product.run(steps=DRY_RUN)
     for table in ("Job", "Lead", "Customer"):
         product.execute(f'CREATE TABLE kept AS SELECT * FROM "{table}"')
-        product.execute("ALTER TABLE \"Job\" DROP CONSTRAINT IF EXISTS \"Job_lead_id_fkey\"")
+        product.execute('ALTER TABLE "Job" DROP CONSTRAINT IF EXISTS "Job_lead_id_fkey"')
         product.execute(f'DELETE FROM "{table}"')
         product.execute(f'INSERT INTO "{table}" SELECT * FROM kept ORDER BY md5(id::text)')
         product.execute("DROP TABLE kept")
@@ -213,7 +230,9 @@ def test_a_run_of_one_client_leaves_the_others_rows_alone(product: Product) -> N
     before = {table: product.rows(table) for table in TABLES}
     product.run(BOLT)
     for table in ("Customer", "Lead", "Job"):
-        mine = {key: row for key, row in before[table].items() if row.get("client_id", "42") == "42" and key[:2] != "b-"}
+        mine = {
+            key: row for key, row in before[table].items() if row.get("client_id", "42") == "42" and key[:2] != "b-"
+        }
         assert mine
         assert {key: product.rows(table)[key] for key in mine} == mine
 
@@ -280,7 +299,9 @@ def test_phones_are_stored_in_the_form_that_the_registry_asks_for(product: Produ
         product.lead(f"{key}-gb", of=key, phone="+44 20 7946 0958")
         product.lead(f"{key}-odd", of=key, phone="555 555 5555 55")
     product.run_all(ACME, BOLT)
-    stored = {key: [product.customer_of(f"{key}-{each}")["phone"] for each in ("us", "gb", "odd")] for key in CLIENT_IDS}
+    stored = {
+        key: [product.customer_of(f"{key}-{each}")["phone"] for each in ("us", "gb", "odd")] for key in CLIENT_IDS
+    }
     assert stored == {
         ACME: ["+12055550111", "+442079460958", "555555555555"],
         BOLT: ["2055550111", "442079460958", "555555555555"],
@@ -337,4 +358,5 @@ def test_verbose_lists_every_group_by_ids_alone(product: Product, caplog: pytest
     assert any(line.endswith("type phone, 1 leads, shared_phone") for line in told)
     assert any(line.endswith("type individual, 1 leads, blocked_value") for line in told)
     assert len(told) == 10
-    assert not [line for line in told if "555" in line or "example.com" in line or "Ash" in line]
+    personal = ("5550111", "5550122", "5550133", "5550144", "5550166", "@", "Ash", "p-1")
+    assert not [line for line in told if any(value in line for value in personal)]

@@ -1,4 +1,4 @@
-"""What `customers` finds in the user's tables: customers that people made, links of all kinds, other names and types."""
+"""What `customers` finds in the user's tables: customers that people made, links of all kinds, names and types."""
 
 from __future__ import annotations
 
@@ -198,7 +198,11 @@ def test_a_unique_key_is_never_broken_by_a_plan(product: Product, key: str) -> N
     phones = [customers[each]["phone"] for each in customers]
     assert phones == ([PHONE, None, None, None] if key in ("phone", "both") else [PHONE, None] * 2)
     emails = [customers[each]["email"] for each in customers]
-    expected = {"email": [EMAIL, None, None, None], "both": [EMAIL, None, None, None], "client and email": [EMAIL, None] * 2}
+    expected = {
+        "email": [EMAIL, None, None, None],
+        "both": [EMAIL, None, None, None],
+        "client and email": [EMAIL, None] * 2,
+    }
     assert emails == expected.get(key, [EMAIL] * 4)
     assert all(verified(run)["passed"] for run in runs)
     assert [product.run(of).counts["applied"] for of in (ACME, BOLT)] == [0, 0]
@@ -330,7 +334,19 @@ def test_leads_are_read_block_by_block_whatever_their_ids_are(
     product: Product, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bulk, "_FETCH_ROWS", 2)
-    ids = ["100% sure", "it's", '"quoted"', "back\\slash", "tab\tand\nline", "%(client_id)s", "{0}", "Ωμέγα", "王", "", " "]
+    ids = [
+        "100% sure",
+        "it's",
+        '"quoted"',
+        "back\\slash",
+        "tab\tand\nline",
+        "%(client_id)s",
+        "{0}",
+        "Ωμέγα",
+        "王",
+        "",
+        " ",
+    ]
     for identifier in ids:
         product.lead(identifier, phone=PHONE)
         product.job(f"job of {identifier}", identifier)

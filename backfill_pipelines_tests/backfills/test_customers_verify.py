@@ -1,4 +1,4 @@
-"""The questions that are asked after every run: each one broken once, by the command's verification and in plain SQL."""
+"""The questions that are asked after every run: each one broken once, asked by the verification and in plain SQL."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def unlinked_job(product: Product) -> str:
 
 def job_of_somebody_else(product: Product) -> str:
     product.execute(
-        'UPDATE "Job" SET customer_id = CAST(:id AS uuid) WHERE id = \'job-1\'', id=product.customer_of("alone")["id"]
+        "UPDATE \"Job\" SET customer_id = CAST(:id AS uuid) WHERE id = 'job-1'", id=product.customer_of("alone")["id"]
     )
     return "job-1"
 
@@ -217,7 +217,7 @@ def answers(product: Product) -> dict[str, list[str]]:
 
 def test_the_scripts_questions_find_what_breaks_each_rule(loaded: Product) -> None:
     (entry,) = loaded.audits()
-    assert answers(loaded) == {**dict.fromkeys(QUESTIONS, []), "last_audit": [entry["run_id"]]}
+    assert answers(loaded) == {**{name: [] for name in QUESTIONS}, "last_audit": [entry["run_id"]]}
     for name, (break_it, _) in FAILING.items():
         broken = break_it(loaded)
         assert answers(loaded)[name] == [broken]

@@ -94,7 +94,7 @@ def kill_at(
 
 
 def check(installation: Installation, product: Product, last: Outcome, undisturbed: State) -> None:
-    """Nothing lost, nothing twice: the tables, the journal, the ledger and the audit as one undisturbed run leaves them."""
+    """Nothing lost, nothing twice: tables, journal, ledger and audit as one undisturbed run leaves them."""
     assert last.exit_code == 0
     assert state_of(product) == undisturbed
     run = last.partitions[AMBER]

@@ -18,7 +18,7 @@ def spoiled(document: Document) -> None:
 def test_clients_lists_the_registry_and_calls_nobody(installation: Installation) -> None:
     listed = installation("clients", "--json")
     assert listed.exit_code == 0
-    entry = {"key": AMBER, "kind": "client", "uses": ["email_bison"], "checks": {}}
+    entry = {"key": AMBER, "kind": "client", "uses": ["email_bison", "leads"], "checks": {}}
     assert entry in listed.document["clients"]
     assert [each["key"] for each in listed.document["clients"]] == [AMBER, BIRCHWOOD, CAFE, CEDAR, DOVETAIL]
     assert all(key in installation("clients").stdout for key in (AMBER, DOVETAIL))

@@ -12,7 +12,20 @@ from backfill_pipelines_tests.installation import Installation
 
 RUN = ("run", "customers", "--json", "--client", AMBER)
 VERIFY = ("verify", "customers", "--json", "--client")
-PERSONAL = ("Ash", "Birch", "Fay", "Dale", "ada.ash@", "bo@", "cy@", "@example.com", "5550111", "555-0111", "p-1", "p-2")
+PERSONAL = (
+    "Ash",
+    "Birch",
+    "Fay",
+    "Dale",
+    "ada.ash@",
+    "bo@",
+    "cy@",
+    "@example.com",
+    "5550111",
+    "555-0111",
+    "p-1",
+    "p-2",
+)
 
 
 @pytest.fixture
@@ -112,7 +125,7 @@ def test_verify_is_0_when_all_is_in_order_1_when_not_and_3_when_it_cannot_ask(
 def test_conflicts_that_a_plan_left_fail_neither_the_run_nor_the_verification(
     installation: Installation, shop: Product
 ) -> None:
-    shop.execute("UPDATE \"Job\" SET customer_id = (SELECT id FROM \"Customer\" LIMIT 1) WHERE id = 'job-1'")
+    shop.execute('UPDATE "Job" SET customer_id = (SELECT id FROM "Customer" LIMIT 1) WHERE id = \'job-1\'')
     run = installation(*RUN)
     assert (run.exit_code, run.partitions[AMBER]["reasons"]["job_mismatch"]) == (0, 1)
     assert installation(*VERIFY, AMBER).exit_code == 0

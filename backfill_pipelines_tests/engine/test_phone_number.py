@@ -78,7 +78,9 @@ def _dense_plain_fields(draw: st.DrawFn) -> tuple[str, str]:
     digits += area_code + draw(st.text("0123456789", min_size=4, max_size=8))
     for _ in range(draw(st.integers(0, 3))):
         position = draw(st.integers(0, len(digits)))
-        digits = digits[:position] + draw(st.sampled_from([" ", "-", ".", "(", ")", ") ", " (", "--"])) + digits[position:]
+        digits = (
+            digits[:position] + draw(st.sampled_from([" ", "-", ".", "(", ")", ") ", " (", "--"])) + digits[position:]
+        )
     return draw(st.sampled_from(["", "", "+", "(", "+1", "+1 ("])) + digits, draw(
         st.sampled_from(["US", "CA", "GB", "DE", "BB", "IN"])
     )
