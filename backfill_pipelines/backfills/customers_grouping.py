@@ -13,8 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pandas as pd
-
+from backfill_pipelines.backfills.customers_existing import Customer, Customers
 from backfill_pipelines.backfills.customers_identity import NONE, GroupKeys, KnownCustomers, LeadColumns
 
 PSID, PHONE, EMAIL, INDIVIDUAL, PEOPLE = "psid", "phone", "email", "individual", "people"
@@ -22,27 +21,6 @@ PSID, PHONE, EMAIL, INDIVIDUAL, PEOPLE = "psid", "phone", "email", "individual",
 
 SHARED_PHONE, SPLIT_GROUP, AMBIGUOUS_EXISTING = "shared_phone", "split_group", "ambiguous_existing"
 _MANY = -2
-
-
-PRESENT = "present"
-"""Stands for what a customer's field holds, where only that matters: 600,000 names and addresses would be 150 MB."""
-
-
-@dataclass(slots=True)
-class Customer:
-    """A customer that is there; its fields as they are where they are blank, else `PRESENT`."""
-
-    id: str
-    name: str | None
-    phone: str | None
-    email: str | None
-    psid: str | None
-    ours: bool
-    lead_count: int | None
-    updated_at: int
-    psid_number: int
-    phone_number: int
-    email_number: int
 
 
 @dataclass(slots=True)
@@ -75,58 +53,6 @@ class Grouping:
     """Per lead, where there is one: why it is an individual, or fell to its address."""
 
 
-class Customers:
-    """The client's customers, found by id and by what their rows hold."""
-
-    def __init__(self, frames: Iterable[pd.DataFrame], leads: LeadColumns) -> None:
-        self.by_id: dict[str, Customer] = {}
-        self.unread_phones: dict[str, str] = {}
-        """Stored phones that are none by the rules, with their customer's id: nobody else may store them either."""
-        self.by_psid: defaultdict[int, list[Customer]] = defaultdict(list)
-        self.people_made_by_phone: defaultdict[int, list[Customer]] = defaultdict(list)
-        self.people_made_by_email: defaultdict[int, list[Customer]] = defaultdict(list)
-        for frame in frames:
-            for row in zip(*(frame[name].tolist() for name in _CUSTOMER_COLUMNS), strict=True):
-                self._add(row, leads)
-
-    def _add(self, row: Sequence[Any], leads: LeadColumns) -> None:
-        identifier, name, phone, email, psid, ours, lead_count, updated_at = row
-        if ours:
-            phone_number, email_number = leads.own_numbers(phone, email)
-        else:
-            phone_number, email_number = max(leads.phone_number(phone), NONE), max(leads.email_number(email), NONE)
-        customer = Customer(
-            identifier,
-            _or_present(name),
-            _or_present(phone),
-            _or_present(email),
-            _or_present(psid),
-            bool(ours),
-            lead_count,
-            updated_at,
-            leads.psid_number(psid),
-            phone_number,
-            email_number,
-        )
-        self.by_id[identifier] = customer
-        if phone and phone_number == NONE:
-            self.unread_phones[phone] = identifier
-        if customer.psid_number != NONE:
-            self.by_psid[customer.psid_number].append(customer)
-        # What we made is found by its key alone: else a second PSID with one phone would depend on when it came.
-        if not customer.ours and customer.phone_number != NONE:
-            self.people_made_by_phone[customer.phone_number].append(customer)
-        if not customer.ours and customer.email_number != NONE:
-            self.people_made_by_email[customer.email_number].append(customer)
-
-
-_CUSTOMER_COLUMNS = ("id", "name", "phone", "email", "messenger_psid", "ours", "lead_count", "updated_at")
-
-
-def _or_present(value: str | None) -> str | None:
-    return PRESENT if value and value.strip() else value
-
-
 def group_leads(
     leads: LeadColumns, customers: Customers, *, max_group_size: int, keys: GroupKeys, known: KnownCustomers
 ) -> Grouping:
@@ -154,8 +80,8 @@ class _Rules:
         for lead, customer in enumerate(self._result.linked_to):
             if customer is not None and not customer.ours and leads.psid[lead] != NONE:
                 self._psids_of[customer.id].add(leads.psid[lead])
-        self._contested: set[str] = set()
-        """Ids of customers that people made and that several groups may be: no later one is taken for it either."""
+        self._contested: dict[str, set[str]] = {PHONE: set(), EMAIL: set()}
+        """By look-up: customers that several groups may be; no later one is taken for it either."""
 
     def grouping(self) -> Grouping:
         """Apply the rules: what people split off, then PSID, phone, address, and what is left."""
@@ -380,12 +306,16 @@ class _Rules:
                 and customer.phone_number not in own_phones
             )
             contested = (
-                bool(others) or other_psid or any(claims[name] > 1 or name in self._contested for name in candidates)
+                bool(others)
+                or other_psid
+                or any(claims[name] > 1 or name in self._contested[column] for name in candidates)
             )
             if contested or other_phone:
                 group.conflict = AMBIGUOUS_EXISTING
             contested_now.update(candidates if contested else ())
-        self._contested |= contested_now
+        # Who is contested by phone is no sure match by address either; by address alone says nothing of a phone.
+        for weaker in (PHONE, EMAIL) if column == PHONE else (EMAIL,):
+            self._contested[weaker] |= contested_now
         # Only now, so that no group sees a customer as taken that another has just claimed.
         for number, candidates in found.items():
             if self._groups[number].conflict is None:

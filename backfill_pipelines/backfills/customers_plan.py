@@ -17,16 +17,14 @@ import numpy as np
 import orjson
 import pandas as pd
 
+from backfill_pipelines.backfills.customers_existing import PRESENT, Customer, Customers
 from backfill_pipelines.backfills.customers_grouping import (
     EMAIL,
     INDIVIDUAL,
     PHONE,
-    PRESENT,
     PSID,
     SHARED_PHONE,
     SPLIT_GROUP,
-    Customer,
-    Customers,
     Group,
     Grouping,
     group_leads,

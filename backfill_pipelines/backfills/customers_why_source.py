@@ -15,7 +15,8 @@ from sqlalchemy import Connection, text
 
 from backfill_pipelines.backfills.customers import Customers as CustomersBackfill
 from backfill_pipelines.backfills.customers import group_keys, identity_rules
-from backfill_pipelines.backfills.customers_grouping import Customers, group_leads
+from backfill_pipelines.backfills.customers_existing import Customers
+from backfill_pipelines.backfills.customers_grouping import group_leads
 from backfill_pipelines.backfills.customers_identity import FieldReader, LeadColumns
 from backfill_pipelines.backfills.customers_manual_run import partition_of_client
 from backfill_pipelines.backfills.customers_manual_source import client_of

@@ -85,7 +85,8 @@ def worlds(draw: st.DrawFn, *, with_customers: bool = True) -> World:
     )
 
 
-often = settings(max_examples=150, deadline=None)
+# The same worlds each time: a rule that is doubtful in a world nobody has is for a longer search, not for a red CI.
+often = settings(max_examples=300, deadline=None, derandomize=True)
 
 
 @often
