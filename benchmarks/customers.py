@@ -24,9 +24,9 @@ from benchmarks.figure import Figure
 from benchmarks.landed_client import make_tables
 from benchmarks.leads_in_tables import CLIENT, CLIENT_ID, copy_database, fill, write_registry
 
-LEADS = 100_000
+LEADS = 1_000_000
 FEW_LEADS = 10_000
-TURNS = 1
+TURNS = 2
 _RUN = f"""
 import json, resource, sys, time
 from pathlib import Path
