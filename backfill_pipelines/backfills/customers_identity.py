@@ -238,7 +238,9 @@ class LeadColumns:
         """The numbers of what we have stored ourselves: in its stored form a value is its key, with nothing to read."""
         key = phone
         if phone and self._phone_format == "e164":
-            key = phone.removeprefix("+1") if phone.startswith("+1") else phone.removeprefix("+")
+            digits = phone.removeprefix("+1") if phone.startswith("+1") else phone.removeprefix("+")
+            # See `FieldReader.phone`: ten digits that are no number of +1 keep their plus.
+            key = phone if len(digits) == _SHORTEST and not phone.startswith("+1") else digits
         found = NONE if key is None else self.phones.find(key)
         if phone and found == NONE:
             found = max(self.phone_number(phone), NONE)
