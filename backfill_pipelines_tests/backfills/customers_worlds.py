@@ -16,7 +16,8 @@ import pandas as pd
 
 from backfill_pipelines.backfills.customers_identity import GroupKeys, IdentityRules, KnownCustomers
 from backfill_pipelines.backfills.customers_plan import plan_customers
-from backfill_pipelines_tests.backfills.customers_reference import Decided, Name, Reference, Rules
+from backfill_pipelines_tests.backfills.customers_reference import Decided, Name, Reference
+from backfill_pipelines_tests.backfills.customers_reference_fields import Rules
 
 Row = dict[str, Any]
 
