@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
 from pydantic import SecretStr
 from sqlalchemy import Connection, Engine, delete, func, select
 
+from backfill_pipelines.backfills.shared_connections import shared_http
 from backfill_pipelines.database.bulk import land_rows
 from backfill_pipelines.database.tables import bison_workspace_record
 from backfill_pipelines.engine.backfill import Scope
@@ -30,7 +30,7 @@ from backfill_pipelines.vendors.email_bison import EmailBison, connect, requests
 from backfill_pipelines.vendors.email_bison_workspace import AdminReader, OwnTokenReader, WorkspaceReader
 from backfill_pipelines.vendors.postgres_quota_store import PostgresQuotaStore
 from backfill_pipelines.vendors.quota import Quota
-from backfill_pipelines.vendors.transport import RetryBudget, open_http_client
+from backfill_pipelines.vendors.transport import RetryBudget
 
 _log = logging.getLogger(__name__)
 _LOCK_LOOKS_SECONDS = 0.5
@@ -240,18 +240,19 @@ async def _email_bison(scope: Scope, client: Client, token: SecretStr) -> EmailB
     instance = scope.registry.bison_instance(client)
     host, clock = instance.host, SystemClock()
 
-    async def connections() -> httpx.AsyncClient:
-        return await scope.shared.enter(open_http_client())
-
     async def account() -> tuple[Quota, RetryBudget]:
         store = PostgresQuotaStore(scope.engine, clock)
         quota = requests_quota(host, per_minute=instance.requests_per_minute, store=store, clock=clock)
         return await scope.shared.enter(quota), RetryBudget()
 
-    http = await scope.shared.get("http", connections)
     quota, retry_budget = await scope.shared.get(("email bison account", host), account)
     return connect(
-        http, base_url=instance.base_url.resolve(), token=token, quota=quota, retry_budget=retry_budget, clock=clock
+        await shared_http(scope),
+        base_url=instance.base_url.resolve(),
+        token=token,
+        quota=quota,
+        retry_budget=retry_budget,
+        clock=clock,
     )
 
 

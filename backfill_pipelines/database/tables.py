@@ -191,3 +191,73 @@ customer_split = Table(
     Column("customer_id", Text, nullable=False),
     Column("run_id", Uuid, nullable=False),
 )
+
+clerk_user = Table(
+    "clerk_user",
+    metadata,
+    Column("partition_key", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
+    Column("sweep", Integer, nullable=False),  # the reading that saw it last; what an older one saw is gone
+    Column("rejected", Text),  # why the row could not be read; then it has nothing but its id
+    Column("primary_email", Text),  # as Clerk spells it
+    Column("verified_emails", JSONB, nullable=False),  # texts, the primary one too where it is verified
+    Column("first_name", Text),
+    Column("last_name", Text),
+    Column("username", Text),
+    Column("image_url", Text),
+    Column("created_at", BigInteger),  # milliseconds since 1970, as Clerk and Convex count
+    Column("last_sign_in_at", BigInteger),
+    Column("last_active_at", BigInteger),
+    Column("banned", Boolean, nullable=False),  # or deprovisioned
+)
+
+clerk_organization = Table(
+    "clerk_organization",
+    metadata,
+    Column("partition_key", Text, primary_key=True),
+    Column("organization_id", Text, primary_key=True),
+    Column("sweep", Integer, nullable=False),
+    Column("rejected", Text),
+    Column("created_at", BigInteger),
+    Column("members_count", Integer),
+)
+
+clerk_membership = Table(
+    "clerk_membership",
+    metadata,
+    Column("partition_key", Text, primary_key=True),
+    Column("organization_id", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
+    Column("sweep", Integer, nullable=False),
+    Column("rejected", Text),
+)
+
+attio_person = Table(
+    "attio_person",
+    metadata,
+    Column("partition_key", Text, primary_key=True),
+    Column("record_id", Text, primary_key=True),
+    Column("rejected", Text),
+    Column("addresses", JSONB, nullable=False),  # texts
+    Column("user_ids", JSONB, nullable=False),  # texts: an attribute may hold several values
+)
+
+attio_company = Table(
+    "attio_company",
+    metadata,
+    Column("partition_key", Text, primary_key=True),
+    Column("record_id", Text, primary_key=True),
+    Column("rejected", Text),
+    Column("domains", JSONB, nullable=False),  # texts
+    Column("org_id", Text),
+)
+
+convex_user = Table(
+    "convex_user",
+    metadata,
+    Column("partition_key", Text, primary_key=True),
+    Column("document_id", Text, primary_key=True),
+    Column("rejected", Text),
+    Column("clerk_id", Text),
+    Column("fields", JSONB, nullable=False),  # those of the eight that the document has, null where it holds null
+)

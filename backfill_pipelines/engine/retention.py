@@ -25,6 +25,13 @@ _STATEMENTS = {
         " (from_name IS NOT NULL OR from_email_address IS NOT NULL) AND NOT EXISTS (SELECT 1 FROM backfill.run AS r"
         " WHERE r.partition_key = b.partition_key AND r.started_at >= :before)"
     ),
+    **{
+        table: (
+            f"DELETE FROM backfill.{table} AS b WHERE NOT EXISTS (SELECT 1 FROM backfill.run AS r"  # noqa: S608 - ours
+            " WHERE r.partition_key = b.partition_key AND r.started_at >= :before)"
+        )
+        for table in ("clerk_user", "attio_person", "convex_user")
+    },
     "bison_lead": (
         "DELETE FROM backfill.bison_lead AS b WHERE NOT EXISTS (SELECT 1 FROM backfill.run AS r"
         " WHERE r.partition_key = b.partition_key AND r.started_at >= :before)"
