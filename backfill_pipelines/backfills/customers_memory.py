@@ -49,11 +49,6 @@ _REMEMBER_OLDER_SPLITS = text(
 )
 
 
-def remember_groups(connection: Connection, run_id: UUID, client_id: str) -> None:
-    """Keep which customers a run has found for groups that were not made for them."""
-    connection.execute(_REMEMBER_GROUPS, {"run_id": run_id, "client_id": client_id})
-
-
 def remember(connection: Connection, run_id: UUID, client_id: str) -> None:
     """Keep what a run has found, and what a person has decided with it."""
     for statement in (_REMEMBER_GROUPS, _REMEMBER_MERGES, _REMEMBER_SPLITS):

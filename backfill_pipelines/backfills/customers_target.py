@@ -7,7 +7,7 @@ statements of undo (`customers_undo.py`), batches and retries (`engine/set_based
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, LiteralString
 from uuid import UUID
@@ -16,18 +16,16 @@ from psycopg import sql
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from backfill_pipelines.backfills.customers_memory import forget, remember, remember_groups
+from backfill_pipelines.backfills.customers_memory import forget, remember
 from backfill_pipelines.backfills.customers_plan import CUSTOMER, JOB, LEAD
 from backfill_pipelines.backfills.customers_tables import ProductTables
 from backfill_pipelines.backfills.customers_undo import DELETED, FILLED_AFTERWARDS, IN_USE, PLAIN, undo_statements
+from backfill_pipelines.backfills.customers_whole import FILLED, MANY_ROWS, CustomersWhole
 from backfill_pipelines.database.bulk import driver_connection
 from backfill_pipelines.engine.journal import STALE, ChangeState
-from backfill_pipelines.engine.plan import Executed
 from backfill_pipelines.engine.set_based import sqlstate_of
 from backfill_pipelines.errors import ConfigurationError
 
-FILLED = ("name", "phone", "email", "messenger_psid")
-"""The columns of a customer that are filled where they are empty."""
 _UNIQUE_VIOLATION = "23505"
 # A whole plan is one batch, hashed and joined in memory. A setting that each session may make for itself.
 _MEMORY = text(
@@ -40,7 +38,6 @@ _PATIENCE = text("SET LOCAL lock_timeout = '30s'")
 _LITTLE_PATIENCE = text("SET LOCAL lock_timeout = '500ms'")
 # The planner knows nothing of rows that came a moment ago: it takes a million for one, and compares each with each.
 _HASH_JOINS = text("SET LOCAL enable_nestloop = off")
-_MANY_ROWS = 2_000
 _MOST_ROWS_READ = 10_000_000_000  # About ten minutes.
 _CREATED = text(
     "SELECT count(*) FROM backfill.change WHERE run_id = :run_id AND seq BETWEEN :first AND :last"
@@ -65,22 +62,17 @@ class CustomersTarget:
     batch_rows: int = 1_000_000_000
     """One transaction per client."""
 
-    def apply_whole(self, connection: Connection, run_id: UUID, planned: Mapping[tuple[str, str], Executed]) -> bool:
-        """Execute a plan that is journalled as applied; False where a row was not as planned."""
-        total, done = sum(rows.count for rows in planned.values()), 0
-        self._prepare(connection, total)
-        for step in self._steps():
-            rows = planned.get((step.target, step.action))
-            if rows is None or step.part != PLAIN:
-                continue
-            statement = step.statement(sql.SQL("({})").format(step.rows("applied")))
-            if self._execute(connection, statement, run_id, rows.first, rows.last) != rows.count:
-                return False
-            done += rows.count
-            self.progress(done, total)
-        if planned.get((LEAD, "update")):
-            remember_groups(connection, run_id, self.client_id)
-        return True
+    def begin_whole(self, connection: Connection, run_id: UUID) -> CustomersWhole:
+        """Get ready to execute a plan that is just being stored."""
+        return CustomersWhole(
+            connection,
+            run_id,
+            tables=self.tables,
+            client_id=self.client_id,
+            update_customers=self._update_customers,
+            prepare=lambda rows: self._prepare(connection, rows),
+            progress=self.progress,
+        )
 
     def apply(self, connection: Connection, run_id: UUID, first: int, last: int) -> None:
         """Execute the rows of a batch that are still planned, and journal them."""
@@ -131,8 +123,8 @@ class CustomersTarget:
 
     def _prepare(self, connection: Connection, rows: int) -> None:
         connection.execute(_MEMORY)
-        connection.execute(_PATIENCE if rows > _MANY_ROWS else _LITTLE_PATIENCE)
-        if rows > _MANY_ROWS:
+        connection.execute(_PATIENCE if rows > MANY_ROWS else _LITTLE_PATIENCE)
+        if rows > MANY_ROWS:
             connection.execute(_HASH_JOINS)
 
     def _execute(self, connection: Connection, statement: sql.Composed, run_id: UUID, first: int, last: int) -> int:

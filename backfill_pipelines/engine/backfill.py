@@ -156,11 +156,14 @@ class Backfill(Protocol):
     target_asset: ClassVar[str]
     kinds: ClassVar[Mapping[Literal["source", "plan", "target"], set[str]]]
     partition_kind: ClassVar[Literal["client", "workspace"]]
-    uses: ClassVar[str]
-    """The section of a client's or workspace's entry that makes it a partition of this backfill."""
     options_model: ClassVar[type[RunOptions]]
     schedule: ClassVar[str]
     """Cron expression (UTC) of its schedule, which starts stopped."""
+
+    @property
+    def uses(self) -> str | frozenset[str]:
+        """The section of a client's or workspace's entry that makes it a partition of this backfill, or several that
+        it needs together. (A property, so that a backfill may declare the narrower of the two types.)"""
 
     def preflight(self, scope: Scope) -> None:
         """Raise `ConfigurationError` for whatever would keep the partition from running. Reads only."""
@@ -179,6 +182,14 @@ class Backfill(Protocol):
 
     def compare_partitions(self, runs: Sequence[Run]) -> Mapping[str, str]:
         """Look over the newest run of every partition; a warning code by key for those that cannot all be right."""
+
+
+@runtime_checkable
+class ReadsTargetAgain(Protocol):
+    """A backfill whose target is landed too: its `verify` asks nobody and needs it read again after a load."""
+
+    async def read_target(self, scope: Scope) -> None:
+        """Land the target as it is after a load. Called after every load; where it wrote nothing there is no need."""
 
 
 @runtime_checkable

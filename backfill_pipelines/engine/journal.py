@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, ColumnElement, Connection, Integer, any_, func, literal, select, text
+from sqlalchemy import ARRAY, ColumnElement, Connection, Integer, any_, func, literal, select, text, update
 
 from backfill_pipelines.database.tables import change
 from backfill_pipelines.engine.plan import EXECUTED
@@ -163,6 +163,28 @@ def mark_attempted(connection: Connection, run_id: UUID, seqs: Sequence[int]) ->
     connection.execute(
         text("UPDATE backfill.change SET attempted_at = now() WHERE run_id = :run_id AND seq = ANY(:seqs)"),
         {"run_id": run_id, "seqs": list(seqs)},
+    )
+
+
+def replan_row(
+    connection: Connection,
+    run_id: UUID,
+    seq: int,
+    *,
+    action: str,
+    reason: str,
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+) -> None:
+    """Let a row say what is really about to be done, before it is: a target has met what the plan could not see.
+
+    For a row that is still planned, and one kind of write for another: whoever looks after a crash, or undoes, goes by
+    what the row says. The plan hash stays that of the plan.
+    """
+    connection.execute(
+        update(change)
+        .where(change.c.run_id == run_id, change.c.seq == seq, change.c.state == ChangeState.PLANNED)
+        .values(action=action, reason=reason, before=dict(before), after=dict(after))
     )
 
 

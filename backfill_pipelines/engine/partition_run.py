@@ -11,24 +11,35 @@ import logging
 import random
 import traceback
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psycopg
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from backfill_pipelines.engine.backfill import AuditedBackfill, Backfill, Plan, Reconciliation, RunOptions, Scope
+from backfill_pipelines.engine.backfill import (
+    AuditedBackfill,
+    Backfill,
+    Plan,
+    ReadsTargetAgain,
+    Reconciliation,
+    RunOptions,
+    Scope,
+)
 from backfill_pipelines.engine.journal import ChangeState, executed_count, outcome_counts
 from backfill_pipelines.engine.ledger import Mode, Request, Run
-from backfill_pipelines.engine.plan import Action, StoredPlan, store_plan
+from backfill_pipelines.engine.plan import EXECUTED, Action, StoredPlan, store_plan
 from backfill_pipelines.engine.record_by_record import RecordLoad, RecordTarget
 from backfill_pipelines.engine.runtime import Runtime, lock_name
-from backfill_pipelines.engine.set_based import WholePlanTarget, is_unavailable, load_set_based, sqlstate_of
+from backfill_pipelines.engine.set_based import is_unavailable, load_set_based, sqlstate_of
+from backfill_pipelines.engine.whole_plan import WholePlanTarget, discard_unplanned, store_and_execute
 from backfill_pipelines.errors import BackfillError, ErrorCategory, RefusedError, TransientError
 
 _log = logging.getLogger(__name__)
@@ -38,6 +49,8 @@ RETRY_DELAYS = (2.0, 10.0)
 retried each call for about a minute; this is for what takes a little longer, such as a database that restarts."""
 
 _ANALYZE_ABOVE = 10_000
+_BESIDE_ABOVE = 50_000
+"""Source records of a plan that is stored over a connection of its own while another executes it."""
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -205,6 +218,8 @@ async def _steps(
     if steps.load:
         scope.require_lock()
         await load(runtime, backfill, scope, limit=await _limit(runtime, scope, run, executed_before=executed_before))
+        if isinstance(backfill, ReadsTargetAgain):
+            await backfill.read_target(scope)
         scope.report("verify", 0, None)
         reconciliation = await asyncio.to_thread(backfill.verify, scope)
         await asyncio.to_thread(runtime.ledger.record, run.id, verification=as_json(reconciliation))
@@ -229,8 +244,10 @@ def _has_plan(runtime: Runtime, run: Run) -> bool:
 
 
 def _plan(runtime: Runtime, backfill: Backfill, scope: Scope, *, load: bool) -> None:
-    """Make the plan and store it; execute it right there where it is to be loaded and the target can do that."""
+    """Make the plan and store it; execute it meanwhile where it is to be loaded and the target can do that."""
     scope.report("plan", 0, None)
+    with runtime.engine.begin() as connection:
+        discard_unplanned(connection, scope.run_id)
     plan = backfill.plan(scope)
     if load and scope.options.max_records is None:
         target = backfill.target(scope)
@@ -241,37 +258,53 @@ def _plan(runtime: Runtime, backfill: Backfill, scope: Scope, *, load: bool) -> 
             plan = backfill.plan(scope)
     with runtime.engine.begin() as connection:
         # A plan that an earlier attempt stored half is not there: rows and hash commit together.
-        stored = _store(runtime, backfill, scope, plan, connection, executed=False)
+        stored = _store(backfill, scope, connection, plan.frames)
+        _record_plan(runtime, scope, plan, connection, stored)
         # The planner knows nothing of rows that came a moment ago; without this it scans the table for every batch.
-        if sum(executed.count for executed in stored.executed.values()) > _ANALYZE_ABOVE:
+        if sum(stored.actions.get(action, 0) for action in EXECUTED) > _ANALYZE_ABOVE:
             connection.execute(text("ANALYZE backfill.change"))
 
 
 def _store_and_execute(runtime: Runtime, backfill: Backfill, scope: Scope, plan: Plan, target: WholePlanTarget) -> bool:
-    """Store the plan and execute it in one transaction; False where that was rolled back."""
+    """Execute the plan while it is stored; False where that was rolled back."""
     scope.require_lock()
+    beside = plan.source > _BESIDE_ABOVE and runtime.large_loads.acquire(blocking=False)
     try:
-        with runtime.engine.connect() as connection, connection.begin() as transaction:
-            stored = _store(runtime, backfill, scope, plan, connection, executed=True)
-            if target.apply_whole(connection, scope.run_id, stored.executed):
-                return True
-            transaction.rollback()
-    except DBAPIError as error:
+        return store_and_execute(
+            runtime.engine,
+            scope.run_id,
+            target,
+            plan.frames,
+            store=partial(_store, backfill, scope),
+            record=partial(_record_plan, runtime, scope, plan),
+            beside=beside,
+        )
+    except (DBAPIError, psycopg.Error) as error:
         _log.info("%s %s: not loaded at once (SQLSTATE %s)", scope.backfill, scope.partition_key, sqlstate_of(error))
-    return False
+        return False
+    finally:
+        if beside:
+            runtime.large_loads.release()
 
 
 def _store(
-    runtime: Runtime, backfill: Backfill, scope: Scope, plan: Plan, connection: Connection, *, executed: bool
+    backfill: Backfill,
+    scope: Scope,
+    connection: Connection,
+    frames: Iterable[pd.DataFrame],
+    applied_at: str | None = None,
 ) -> StoredPlan:
-    """Store the plan's rows, and note in the ledger that they are there."""
-    stored = store_plan(
+    return store_plan(
         connection,
         run_id=scope.run_id,
-        frames=plan.frames,
+        frames=frames,
         store_skips=scope.registry.store_skips(backfill.name, scope.partition_key),
-        executed=executed,
+        applied_at=applied_at,
     )
+
+
+def _record_plan(runtime: Runtime, scope: Scope, plan: Plan, connection: Connection, stored: StoredPlan) -> None:
+    """Note in the ledger that the plan is there."""
     reasons = Counter(stored.reasons) + Counter(scope.reasons) + Counter(plan.skips)
     actions = Counter(stored.actions) + Counter({Action.SKIP: sum(plan.skips.values())})
     runtime.ledger.record_plan(
@@ -283,7 +316,6 @@ def _store(
         details=scope.details,
         now=datetime.now(UTC),
     )
-    return stored
 
 
 async def load(runtime: Runtime, backfill: Backfill, scope: Scope, *, limit: int | None) -> None:

@@ -17,9 +17,9 @@ from uuid import UUID
 
 import orjson
 import pandas as pd
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
-from backfill_pipelines.database.bulk import copied_text, copy_lines
+from backfill_pipelines.database.bulk import copied_texts, copy_lines
 
 PLAN_COLUMNS = ("target", "record_key", "action", "reason", "before", "after")
 """The columns of a plan frame.
@@ -45,15 +45,6 @@ class Action(StrEnum):
 EXECUTED = (Action.CREATE, Action.UPDATE)
 
 
-@dataclass(frozen=True)
-class Executed:
-    """How many rows of a target and an action there are, and between which numbers (`seq`) they are."""
-
-    count: int
-    first: int
-    last: int
-
-
 @dataclass(frozen=True, kw_only=True)
 class StoredPlan:
     """What storing a plan told: its hash, and how many rows it has by action and by reason (skips included)."""
@@ -61,8 +52,6 @@ class StoredPlan:
     plan_hash: str
     actions: Mapping[str, int]
     reasons: Mapping[str, int]
-    executed: Mapping[tuple[str, str], Executed]
-    """By target and action: the rows that a load executes."""
 
 
 def store_plan(
@@ -71,59 +60,57 @@ def store_plan(
     run_id: UUID,
     frames: Iterable[pd.DataFrame],
     store_skips: bool = False,
-    executed: bool = False,
+    applied_at: str | None = None,
 ) -> StoredPlan:
     """Copy a plan's rows into `backfill.change`, in the order given, within the caller's transaction.
 
     `frames` have the columns `PLAN_COLUMNS` and are consumed one at a time, so a plan of any length takes the memory of
-    one frame. The order is part of the hash: a backfill yields its rows sorted by key. With `executed` the rows that a
-    load executes are journalled as applied from the start: for a caller who executes them in this very transaction.
+    one frame. The order is part of the hash: a backfill yields its rows sorted by key. With `applied_at` the rows that
+    a load executes are journalled as applied then, from the start: for a caller who executes them as they are stored.
     """
-    actions: Counter[tuple[str, str]] = Counter()
-    ranges: dict[tuple[str, str], tuple[int, int]] = {}
+    actions: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     # Over what is in the rows, without run id, number and clock; skips, which may be millions, are nowhere in it.
     digest = hashlib.sha256()
-    applied = ("applied", connection.scalar(text("SELECT now()::text"))) if executed else ("planned", _NULL)
+    planned = f"\tplanned\t{_NULL}\t"
+    outcome = dict.fromkeys(EXECUTED, planned if applied_at is None else f"\tapplied\t{applied_at}\t")
     seq = 0
     columns = ("run_id", "seq", "state", "applied_at", "target", "record_key", "action", "reason", "before", "after")
     with copy_lines(connection, table=("backfill", "change"), columns=columns) as write:
         for frame in frames:
-            rows = list(zip(*(frame[column].tolist() for column in PLAN_COLUMNS), strict=True))
-            kinds = Counter([(row[0], str(row[2])) for row in rows])
-            actions.update(kinds)
-            reasons.update([row[3] for row in rows if row[3] is not None])
-            stored = [(row[2], _line(row)) for row in rows if store_skips or row[2] != Action.SKIP]
-            digest.update("".join([line for action, line in stored if action != Action.SKIP]).encode())
-            states = [applied if action in EXECUTED else ("planned", _NULL) for action, _ in stored]
-            write(
-                "".join(
-                    [
-                        f"{run_id}\t{number}\t{state}\t{applied_at}\t{line}"
-                        for number, ((state, applied_at), (_, line)) in enumerate(
-                            zip(states, stored, strict=True), start=seq
-                        )
-                    ]
-                )
-            )
-            for kind in kinds:
-                # Of a frame's rows it may be any.
-                ranges[kind] = (ranges.get(kind, (seq, 0))[0], seq + len(stored) - 1)
-            seq += len(stored)
+            actions.update(frame["action"].tolist())
+            reasons.update(frame["reason"].dropna().tolist())
+            if Action.SKIP in set(frame["action"].tolist()):
+                counted = frame[frame["action"] != Action.SKIP]
+                stored = frame if store_skips else counted
+            else:
+                counted = stored = frame
+            lines = _lines(stored)
+            digest.update("".join(lines if stored is counted else _lines(counted)).encode())
+            states = [outcome.get(action, planned) for action in stored["action"].tolist()]
+            numbered = zip(range(seq, seq + len(lines)), states, lines, strict=True)
+            write("".join([f"{run_id}\t{number}{state}{line}" for number, state, line in numbered]))
+            seq += len(lines)
     return StoredPlan(
         plan_hash=digest.hexdigest(),
-        actions={each: sum(n for (_, action), n in actions.items() if action == each) for _, each in actions},
-        executed={kind: Executed(count, *ranges[kind]) for kind, count in actions.items() if kind[1] in EXECUTED},
+        actions={str(action): count for action, count in actions.items()},
         reasons=dict(sorted(reasons.items())),
     )
 
 
-def _line(row: tuple[Any, ...]) -> str:
-    target, record_key, action, reason, before, after = row
-    return (
-        f"{target}\t{copied_text(record_key)}\t{action}\t{_NULL if reason is None else reason}"
-        f"\t{_document(before)}\t{_document(after)}\n"
+def _lines(frame: pd.DataFrame) -> list[str]:
+    """Rows as COPY takes them, column by column: a call for each of millions of values would be most of the time."""
+    targets, keys, actions, reasons, before, after = (frame[column].tolist() for column in PLAN_COLUMNS)
+    rows = zip(
+        targets,
+        copied_texts(keys),
+        actions,
+        [_NULL if reason is None else reason for reason in reasons],
+        map(_document, before),
+        map(_document, after),
+        strict=True,
     )
+    return list(map("%s\t%s\t%s\t%s\t%s\t%s\n".__mod__, rows))
 
 
 def _document(value: Mapping[str, Any] | str | None) -> str:

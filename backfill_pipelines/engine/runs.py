@@ -67,6 +67,15 @@ class Run:
     error_category: str | None
     error_message: str | None
 
+    @property
+    def wrote(self) -> bool:
+        """Whether what is journalled of it has happened.
+
+        Of a run without a plan it has not: its process died between the journal and the load (`whole_plan.py`). Only
+        what a person commanded, such as a merge, has no plan and is done all the same.
+        """
+        return self.planned_at is not None or "command" in self.options
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:

@@ -33,6 +33,7 @@ from backfill_pipelines.registry import Registry, load_registry, registry_path
 _Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
 _DATABASE_THREADS = 16
+_LARGE_LOADS = 2
 _LOOK_FOR_SIGNALS_SECONDS = 0.2
 
 
@@ -65,6 +66,8 @@ class Runtime:
         self._threads = ThreadPoolExecutor(_DATABASE_THREADS, thread_name_prefix="backfill")
         self._loop.set_default_executor(self._threads)
         self._places = asyncio.Semaphore(registry.defaults.max_parallel_clients)
+        self.large_loads = threading.BoundedSemaphore(_LARGE_LOADS)
+        """Held by a load that takes two connections and two processors: so many never wait for each other's."""
         self._thread = threading.Thread(target=self._loop.run_forever, name="backfill-loop", daemon=True)
         self._thread.start()
 

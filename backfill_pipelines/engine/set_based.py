@@ -8,8 +8,8 @@ that no crash can come between the two; halving a batch that one bad row refuses
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 from uuid import UUID
 
 import psycopg
@@ -26,7 +26,6 @@ from backfill_pipelines.engine.journal import (
     undo_codes,
     write_outcomes,
 )
-from backfill_pipelines.engine.plan import Executed
 from backfill_pipelines.errors import DataError, TransientError
 
 # Deadlock, serialization failure, lock timeout: the batch was rolled back whole and may simply be tried again.
@@ -56,21 +55,6 @@ class SetBasedTarget(Protocol):
 
     def refusal(self, error: DBAPIError) -> tuple[ChangeState, str]:
         """What a single row becomes that the database refuses: `conflict` or `failed`, and a code."""
-
-
-@runtime_checkable
-class WholePlanTarget(SetBasedTarget, Protocol):
-    """A target whose plan may be stored and executed in one transaction: no row is journalled a second time.
-
-    That is a fifth of the time of a large load. Only where everything goes as planned: else the plan is stored first,
-    and its rows are executed by `apply`.
-    """
-
-    def apply_whole(self, connection: Connection, run_id: UUID, planned: Mapping[tuple[str, str], Executed]) -> bool:
-        """Execute all rows, which are journalled as applied already; False where one of them did not come out so.
-
-        `planned` says how many there are and where, by target and action.
-        """
 
 
 def load_set_based(

@@ -79,7 +79,7 @@ async def undo_run(
         scope = runtime.scope(backfill, run.partition_key, options=RunOptions(), run_id=run.id)
 
         async def steps() -> None:
-            codes.update(await _undo(runtime, backfill, scope, dry_run=dry_run))
+            codes.update(await _undo(runtime, backfill, scope, run, dry_run=dry_run))
 
         error = await guarded(steps, scope=scope)
         if not dry_run:
@@ -99,7 +99,9 @@ async def undo_run(
     return UndoResult(run=own, undoes=run.id, undone=counts["undone"], conflict=counts["conflict"], reasons=reasons)
 
 
-async def _undo(runtime: Runtime, backfill: Backfill, scope: Scope, *, dry_run: bool) -> Counter[str | None]:
+async def _undo(runtime: Runtime, backfill: Backfill, scope: Scope, run: Run, *, dry_run: bool) -> Counter[str | None]:
+    if not run.wrote:
+        return Counter()
     target = await asyncio.to_thread(backfill.target, scope)
 
     def progress(done: int, total: int) -> None:

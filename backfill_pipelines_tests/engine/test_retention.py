@@ -10,7 +10,7 @@ from sqlalchemy import text
 from backfill_pipelines.engine.retention import delete_personal_values
 from backfill_pipelines_tests.engine.client_leads_rows import ClientLeads, create, update
 
-NOTHING = {"change": 0, "bison_reply": 0, "bison_lead": 0}
+NOTHING = dict.fromkeys(("change", "bison_reply", "bison_lead", "clerk_user", "attio_person", "convex_user"), 0)
 
 
 def record_run(leads: ClientLeads, *, days_ago: int, run_id: UUID | None = None, key: str = "kim") -> None:
@@ -62,7 +62,11 @@ def test_what_is_young_enough_stays_as_it_is(leads: ClientLeads) -> None:
 def test_forgetting_again_finds_nothing_more(leads: ClientLeads) -> None:
     record_run(leads, days_ago=91, run_id=leads.planned_and_loaded([create(1)]))
     land(leads)
-    assert delete_personal_values(leads.engine, older_than_days=90) == {"change": 1, "bison_reply": 1, "bison_lead": 1}
+    assert delete_personal_values(leads.engine, older_than_days=90) == NOTHING | {
+        "change": 1,
+        "bison_reply": 1,
+        "bison_lead": 1,
+    }
     assert delete_personal_values(leads.engine, older_than_days=90) == NOTHING
 
 
@@ -92,3 +96,27 @@ def test_a_plan_that_may_still_be_loaded_is_not_forgotten(leads: ClientLeads, da
     assert delete_personal_values(leads.engine, older_than_days=days)["change"] == 0
     leads.load(run_id)
     assert leads.outcomes(run_id) == [("applied", None)]
+
+
+def test_a_workspace_without_a_recent_run_loses_the_people_it_landed(leads: ClientLeads) -> None:
+    for key, days_ago in (("acme", 91), ("bolt", 1)):
+        record_run(leads, days_ago=days_ago, key=key)
+        leads.execute(
+            "INSERT INTO backfill.clerk_user (partition_key, user_id, sweep, primary_email, verified_emails, banned)"
+            " VALUES (%s, 'user_1', 1, 'ada@example.com', '[]', false)",
+            (key,),
+        )
+        leads.execute(
+            "INSERT INTO backfill.attio_person (partition_key, record_id, addresses, user_ids)"
+            """ VALUES (%s, 'r', '["ada@example.com"]', '[]')""",
+            (key,),
+        )
+        leads.execute(
+            "INSERT INTO backfill.convex_user (partition_key, document_id, fields)"
+            """ VALUES (%s, 'd', '{"email": "ada@example.com"}')""",
+            (key,),
+        )
+    expected = NOTHING | {"clerk_user": 1, "attio_person": 1, "convex_user": 1}
+    assert delete_personal_values(leads.engine, older_than_days=90) == expected
+    for table in ("clerk_user", "attio_person", "convex_user"):
+        assert leads.execute(f"SELECT partition_key FROM backfill.{table}") == [("bolt",)]

@@ -3,25 +3,28 @@ backfill writes into the user's own audit at its end."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 from uuid import UUID
 
+import pandas as pd
 import pytest
 import sqlalchemy
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, create_engine, insert, text
 from sqlalchemy.exc import DBAPIError
 
+from backfill_pipelines.database.tables import change
 from backfill_pipelines.engine import partition_run
 from backfill_pipelines.engine.backfill import Plan, Reconciliation, RunOptions, Scope
 from backfill_pipelines.engine.journal import ChangeState
 from backfill_pipelines.engine.ledger import Run, State
 from backfill_pipelines.engine.partition_run import Steps, run_partition
-from backfill_pipelines.engine.plan import Action, Executed, plan_frame
+from backfill_pipelines.engine.plan import EXECUTED, Action, plan_frame
 from backfill_pipelines.engine.runtime import Runtime, lock_name
-from backfill_pipelines.engine.set_based import WholePlanTarget
 from backfill_pipelines.engine.undo import undo_run
+from backfill_pipelines.engine.whole_plan import WholePlanTarget, Work
 from backfill_pipelines.errors import BackfillError, ConfigurationError, DataError, TransientError
 from backfill_pipelines.registry import Registry
 
@@ -43,6 +46,32 @@ def refused(connection: Connection) -> bool:
 
 
 @dataclass
+class WholeRows:
+    """Counts the rows it is given, and does something about them at the end."""
+
+    target: WholeTarget
+    connection: Connection
+    taken: Counter[tuple[str, str]] = field(default_factory=Counter)
+    done: int = 0
+
+    def take(self, rows: pd.DataFrame) -> Iterator[Work]:
+        self.taken.update(zip(rows["target"], rows["action"].map(str), strict=True))
+        yield self._one
+
+    def _one(self) -> bool:
+        self.done += 1
+        return self.connection.scalar(text("SELECT true")) is True
+
+    def end(self) -> Iterator[Work]:
+        yield self._last
+
+    def _last(self) -> bool:
+        executed = {kind: count for kind, count in self.taken.items() if kind[1] in EXECUTED}
+        self.target.log.append(f"whole {sorted((*kind, count) for kind, count in executed.items())}")
+        return self.done == 2 and self.target.whole(self.connection)
+
+
+@dataclass
 class WholeTarget:
     """Notes what it is asked for; `whole` decides how the attempt at once comes out."""
 
@@ -50,9 +79,8 @@ class WholeTarget:
     whole: Callable[[Connection], bool]
     batch_rows: int = 100
 
-    def apply_whole(self, connection: Connection, run_id: UUID, planned: Mapping[tuple[str, str], Executed]) -> bool:
-        self.log.append(f"whole {sorted((*kind, rows.count) for kind, rows in planned.items())}")
-        return self.whole(connection)
+    def begin_whole(self, connection: Connection, run_id: UUID) -> WholeRows:
+        return WholeRows(self, connection)
 
     def apply(self, connection: Connection, run_id: UUID, first: int, last: int) -> None:
         self.log.append(f"load {first}-{last}")
@@ -139,6 +167,11 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partition_run, "RETRY_DELAYS", (0.0, 0.0))
 
 
+@pytest.fixture(params=["side by side", "over one connection"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partition_run, "_BESIDE_ABOVE", 0 if request.param == "side by side" else 1_000)
+
+
 @pytest.fixture
 def runtime(emptied: sqlalchemy.Engine) -> Iterator[Runtime]:
     with Runtime(registry=Registry(), engine=create_engine(emptied.url)) as opened:
@@ -174,6 +207,7 @@ DONE = [
 # --- at once, or row by row -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("way")
 def test_a_plan_that_can_be_executed_at_once_is_not_journalled_a_second_time(runtime: Runtime) -> None:
     backfill = AuditedWhole()
     assert isinstance(WholeTarget([], as_planned), WholePlanTarget)
@@ -184,6 +218,7 @@ def test_a_plan_that_can_be_executed_at_once_is_not_journalled_a_second_time(run
     assert done.reasons == {"ambiguous": 1, "unchanged": 7}
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("whole", [moved, refused])
 def test_where_a_row_has_moved_it_is_planned_again_and_done_with_care(
     runtime: Runtime, whole: Callable[[Connection], bool]
@@ -195,6 +230,7 @@ def test_where_a_row_has_moved_it_is_planned_again_and_done_with_care(
     assert (done.state, done.counts["applied"], done.details["planned"]) == (State.SUCCEEDED, 3, 2)
 
 
+@pytest.mark.usefixtures("way")
 def test_both_ways_and_a_dry_run_make_the_same_plan(runtime: Runtime) -> None:
     dry = run(runtime, AuditedWhole(), steps=DRY)
     assert {state for _, state, _ in states(runtime, dry)} == {"planned"}
@@ -216,6 +252,45 @@ def test_what_fails_after_it_leaves_a_run_that_is_gone_on_with_and_does_nothing_
     resumed = run(runtime, backfill)
     assert (resumed.id, resumed.state, resumed.counts["applied"]) == (failed.id, State.SUCCEEDED, 3)
     assert backfill.log.count(WHOLE) == backfill.log.count("plan") == 1
+
+
+def test_what_a_process_journalled_that_died_before_it_had_executed_means_nothing(runtime: Runtime) -> None:
+    backfill = AuditedWhole(failures={"plan": [TransientError("database_unavailable", "Away.")] * 3})
+    dead = run(runtime, backfill)
+    with runtime.engine.begin() as connection:
+        for seq in range(3):
+            connection.execute(
+                insert(change).values(
+                    run_id=dead.id, seq=seq, target="a", record_key="1", action="create", state="applied"
+                )
+            )
+    assert runtime.run(undo_run(runtime, backfill, dead, dry_run=True)).undone == 0
+    assert len(states(runtime, dead)) == 3
+    resumed = run(runtime, backfill)
+    assert (resumed.id, states(runtime, resumed)) == (dead.id, DONE)
+
+
+@pytest.mark.usefixtures("way")
+def test_where_it_is_not_as_planned_nothing_of_either_transaction_stays(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def written_and_moved(connection: Connection) -> bool:
+        connection.execute(text("INSERT INTO backfill.installation VALUES ('written', 'yes')"))
+        return False
+
+    backfill = AuditedWhole(written_and_moved)
+    plan = backfill.plan
+
+    def once(scope: Scope) -> Plan:
+        if backfill.log.count("plan"):
+            raise DataError("seen_between", "Stop here to look.")
+        return plan(scope)
+
+    monkeypatch.setattr(backfill, "plan", once)
+    failed = run(runtime, backfill)
+    assert (failed.error_code, states(runtime, failed)) == ("seen_between", [])
+    with runtime.engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM backfill.installation WHERE name = 'written'")) == 0
 
 
 def test_without_the_partitions_lock_nothing_is_executed(runtime: Runtime) -> None:
