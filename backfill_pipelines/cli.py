@@ -27,7 +27,11 @@ customers_app = typer.Typer(
 clients_app = typer.Typer(help="The registry's clients and workspaces.", invoke_without_command=True)
 database_app = typer.Typer(help="The schema backfill and the embedded server.", no_args_is_help=True)
 report_app = typer.Typer(help="Reports over what was written.", no_args_is_help=True)
+attio_app = typer.Typer(help="What Attio needs for our backfills.", no_args_is_help=True)
+convex_app = typer.Typer(help="Our functions in an app's Convex project.", no_args_is_help=True)
+app.add_typer(attio_app, name="attio")
 app.add_typer(clients_app, name="clients")
+app.add_typer(convex_app, name="convex")
 app.add_typer(customers_app, name="customers")
 app.add_typer(database_app, name="db")
 app.add_typer(report_app, name="report")
@@ -82,6 +86,18 @@ def run(
     accept_moved: Annotated[
         bool, typer.Option("--accept-moved", help="client_leads: accept replies landed for another client before.")
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="attio_people: replace another user_id that a person has.")
+    ] = False,
+    include_banned: Annotated[
+        bool, typer.Option("--include-banned", help="attio_people, attio_company_orgs: banned users as all others.")
+    ] = False,
+    min_members: Annotated[
+        int | None, typer.Option("--min-members", min=1, help="attio_company_orgs: leave out smaller organizations.")
+    ] = None,
+    clear_nulls: Annotated[
+        bool, typer.Option("--clear-nulls", help="convex_users: remove what Clerk has empty.")
+    ] = False,
     batch_size: BatchSize = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
@@ -89,7 +105,15 @@ def run(
     """Extract, plan and load. Exit: 0 done, 1 some failed, 2 a dry run found changes, 3 configuration, 4 parked."""
     from backfill_pipelines.command_line.run import run_backfill
 
-    options = {"max_records": max_records, "fresh": fresh, "accept_moved": accept_moved}
+    options = {
+        "max_records": max_records,
+        "fresh": fresh,
+        "accept_moved": accept_moved,
+        "overwrite": overwrite,
+        "include_banned": include_banned,
+        "min_members": min_members,
+        "clear_nulls": clear_nulls,
+    }
     _leave(
         run_backfill(
             name,
@@ -224,6 +248,29 @@ def customers_why(
     from backfill_pipelines.command_line.customers import explain
 
     _leave(explain(lead_a, lead_b, reveal=reveal, as_json=as_json))
+
+
+@attio_app.command("create-attributes")
+def attio_create_attributes(
+    *, client: Partitions = None, all_workspaces: EveryPartition = False, as_json: AsJson = False
+) -> None:
+    """Make user_id of people and org_id of companies where they are missing. Exit: 0 all there, 1 not everywhere."""
+    from backfill_pipelines.command_line.attio import create_attributes
+
+    _leave(create_attributes(client or [], all_workspaces=all_workspaces, as_json=as_json))
+
+
+@convex_app.command("install")
+def convex_install(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The convex/ folder of the app's project.")],
+    *,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a backfill.ts that is another file.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Copy our functions into a project's convex/ folder; `npx convex deploy` then brings them to Convex."""
+    from backfill_pipelines.command_line.convex import install
+
+    _leave(install(folder=folder, overwrite=overwrite, as_json=as_json))
 
 
 @clients_app.callback()

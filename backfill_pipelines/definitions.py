@@ -11,7 +11,10 @@ from collections.abc import Callable, Sequence
 
 import dagster as dg
 
+from backfill_pipelines.backfills.attio_company_orgs import AttioCompanyOrgs
+from backfill_pipelines.backfills.attio_people import AttioPeople
 from backfill_pipelines.backfills.client_leads import ClientLeads
+from backfill_pipelines.backfills.convex_users import ConvexUsers
 from backfill_pipelines.backfills.customers import Customers
 from backfill_pipelines.backfills.customers_jobs import customers_jobs
 from backfill_pipelines.engine.backfill import Backfill
@@ -34,7 +37,7 @@ client is the wrong default. BACKFILL_PARTITIONS_PER_RUN sets another size."""
 
 def all_backfills() -> list[Backfill]:
     """Every backfill there is. A new one is one more line here."""
-    return [ClientLeads(), Customers()]
+    return [ClientLeads(), Customers(), AttioPeople(), AttioCompanyOrgs(), ConvexUsers()]
 
 
 def _open_runtime(tell: Callable[[str], None]) -> Runtime:

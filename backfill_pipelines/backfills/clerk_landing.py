@@ -1,7 +1,8 @@
 """Clerk's users, organizations and memberships of a workspace, landed for every backfill that reads them.
 
-Belongs here: reading a list whole into its landing table, page by page, resumable, and who may use what another backfill
-has landed. Does not belong here: pages (`vendors/clerk.py`) and what a user without an address means (the backfills).
+Belongs here: reading a list whole into its landing table, page by page, resumable, and who may use what another
+backfill has landed. Does not belong here: pages (`vendors/clerk.py`) and what a user without an address means (the
+backfills).
 
 A reading is a *sweep* with a number. Rows carry the number of the sweep that saw them last, and what the new sweep has
 not seen is deleted only at its end: whoever plans meanwhile sees a full list, never half a one.
@@ -133,7 +134,7 @@ def landed_rejects(connection: Connection, partition_key: str, table: Table) -> 
         .where(table.c.partition_key == partition_key, table.c.rejected.is_not(None))
         .group_by(table.c.rejected)
     )
-    return dict(rows.tuples())
+    return {row[0]: row[1] for row in rows}
 
 
 async def _one_lane() -> tuple[Sequence[Position | None], int | None]:
@@ -179,11 +180,8 @@ class _Landing:
 
     async def _begin(self) -> dict[str, Any]:
         positions, expected = await self.begin()
-        state = await asyncio.to_thread(self._new_sweep)
-        return state | {
-            "lanes": [{"position": position, "done": False} for position in positions],
-            "expected": expected,
-        }
+        lanes = [{"position": position, "done": False} for position in positions]
+        return await asyncio.to_thread(self._new_sweep, lanes, expected)
 
     async def _sweep(self, state: dict[str, Any]) -> None:
         commits = asyncio.Lock()
@@ -222,7 +220,8 @@ class _Landing:
     # --- the cursor, each a short transaction ----------------------------------------------------------------------
 
     def _usable(self, *, shareable: bool) -> dict[str, Any] | None:
-        """What is landed already, if this run may use it: landed since it began, or shared by another backfill."""
+        """What is landed already, if this run may use it: by its own extraction (which an interrupted run may have
+        begun), by anybody since it began, or by another backfill that shares."""
         scope = self.scope
         with scope.engine.begin() as connection:
             state = self._read(connection)
@@ -231,7 +230,7 @@ class _Landing:
             started_at, mode = connection.execute(
                 select(run.c.started_at, run.c.mode).where(run.c.id == scope.run_id)
             ).one()
-            own = state["run_id"] == str(scope.run_id)
+            own = self._ticket(connection) == state["sweep"]
             since = datetime.fromisoformat(state["started_at"]) >= started_at
             recent = datetime.now(UTC) - datetime.fromisoformat(state["finished_at"]) <= SHARED_WITHIN
             shared = shareable and recent and mode != Mode.VERIFY and not scope.options.fresh
@@ -241,31 +240,38 @@ class _Landing:
             if unused:
                 state["used_by"] = [*state["used_by"], scope.backfill]
                 self._write(connection, state)
+            self._take_ticket(connection, state)
             return state
 
     def _unfinished(self) -> dict[str, Any] | None:
-        """The sweep that this run had begun before it was interrupted."""
+        """The sweep that this extraction had begun before it was interrupted."""
         with self.scope.engine.connect() as connection:
-            state = self._read(connection)
+            state, ticket = self._read(connection), self._ticket(connection)
         if state is None or state["finished_at"] is not None or state["account"] != self._account():
             return None
-        return state if state["run_id"] == str(self.scope.run_id) else None
+        return state if ticket == state["sweep"] else None
 
-    def _new_sweep(self) -> dict[str, Any]:
-        with self.scope.engine.connect() as connection:
+    def _new_sweep(self, lanes: Sequence[Mapping[str, Any]], expected: int | None) -> dict[str, Any]:
+        with self.scope.engine.begin() as connection:
             newest = connection.scalar(
                 select(func.max(self.table.c.sweep)).where(self.table.c.partition_key == self.scope.partition_key)
             )
-        return {
-            "sweep": (newest or 0) + 1,
-            "account": self._account(),
-            "backfill": self.scope.backfill,
-            "run_id": str(self.scope.run_id),
-            "started_at": datetime.now(UTC).isoformat(),
-            "finished_at": None,
-            "used_by": [],
-            "read": 0,
-        }
+            before = self._read(connection)
+            state = {
+                # One that was interrupted before its first page has a number, and no rows.
+                "sweep": max(newest or 0, 0 if before is None else before["sweep"]) + 1,
+                "account": self._account(),
+                "backfill": self.scope.backfill,
+                "started_at": datetime.now(UTC).isoformat(),
+                "finished_at": None,
+                "used_by": [],
+                "read": 0,
+                "lanes": lanes,
+                "expected": expected,
+            }
+            self._write(connection, state)
+            self._take_ticket(connection, state)
+        return state
 
     def _commit(self, rows: Sequence[Mapping[str, Any]], state: Mapping[str, Any]) -> None:
         with self.scope.engine.begin() as connection:
@@ -301,6 +307,29 @@ class _Landing:
         write_cursor(
             connection, backfill=OWNER, partition_key=self.scope.partition_key, stream=self.stream, position=state
         )
+
+    def _ticket(self, connection: Connection) -> int | None:
+        """The sweep that this extraction has begun or used. The ledger takes it away with the backfill's own cursors,
+        whenever the next run of the backfill is to read anew."""
+        scope = self.scope
+        ticket = read_cursor(
+            connection, backfill=scope.backfill, partition_key=scope.partition_key, stream=self._ticket_name
+        )
+        return None if ticket is None else int(ticket["sweep"])
+
+    def _take_ticket(self, connection: Connection, state: Mapping[str, Any]) -> None:
+        scope = self.scope
+        write_cursor(
+            connection,
+            backfill=scope.backfill,
+            partition_key=scope.partition_key,
+            stream=self._ticket_name,
+            position={"sweep": state["sweep"]},
+        )
+
+    @property
+    def _ticket_name(self) -> str:
+        return f"clerk_{self.stream}"
 
     def _account(self) -> str:
         clerk = self.scope.registry.workspace(self.scope.partition_key).clerk

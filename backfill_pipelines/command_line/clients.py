@@ -1,7 +1,6 @@
 """`backfill clients`: the registry, a check of every access in it, and tokens minted for a client.
 
-Belongs here: calling each vendor once, with the least that shows that an access works. Does not belong here: the
-vendors' clients.
+Belongs here: what is printed. Does not belong here: calling the vendors (`access_checks.py`).
 """
 
 from __future__ import annotations
@@ -9,32 +8,26 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 from pydantic import SecretStr
 from rich.markup import escape
 from rich.table import Table
 
-from backfill_pipelines.backfills.client_leads_proof import bison_access, token_of
+from backfill_pipelines.backfills.client_leads_proof import bison_access
+from backfill_pipelines.command_line.access_checks import check_accesses, email_bison_of
 from backfill_pipelines.command_line.failures import FAILED, UsageError, print_json
 from backfill_pipelines.command_line.output import wide_console
-from backfill_pipelines.errors import BackfillError, ConfigurationError
+from backfill_pipelines.errors import ConfigurationError
 from backfill_pipelines.registry import Client, Registry, load_registry, registry_path
-from backfill_pipelines.vendors.clock import SystemClock
-from backfill_pipelines.vendors.email_bison import EmailBison, connect, requests_quota
-from backfill_pipelines.vendors.quota_store import InMemoryQuotaStore
-from backfill_pipelines.vendors.transport import RetryBudget, open_http_client
-
-_CHECKS_AT_ONCE = 8
+from backfill_pipelines.vendors.transport import open_http_client
 
 
 def list_clients(*, check: bool, as_json: bool) -> int:
     """Print the registry's clients and workspaces; with `check` call each vendor once. Returns the exit code."""
     registry = load_registry(registry_path(os.environ, Path.cwd()), environ=os.environ)
-    checks = asyncio.run(_check_all(registry)) if check else {}
+    checks = asyncio.run(check_accesses(registry)) if check else {}
     entries = [
         *(
             {"key": c.key, "kind": "client", "uses": _sections(c, "email_bison", "gohighlevel", "leads")}
@@ -54,48 +47,6 @@ def list_clients(*, check: bool, as_json: bool) -> int:
 
 def _sections(entry: object, *names: str) -> list[str]:
     return [name for name in names if getattr(entry, name) is not None]
-
-
-async def _check_all(registry: Registry) -> dict[str, dict[str, str]]:
-    """By client, by vendor: `ok`, or the sentence that says what is wrong."""
-    places = asyncio.Semaphore(_CHECKS_AT_ONCE)
-
-    async def one(client: Client) -> tuple[str, dict[str, str]]:
-        async with places:
-            return client.key, {"email_bison": await _answer(lambda: _check_email_bison(http, registry, client))}
-
-    async with open_http_client() as http:
-        return dict(await asyncio.gather(*(one(client) for client in registry.clients if client.email_bison)))
-
-
-async def _answer(check: Callable[[], Awaitable[None]]) -> str:
-    try:
-        await check()
-    except BackfillError as error:
-        return f"{error.message} [{error.code}]"
-    return "ok"
-
-
-async def _check_email_bison(http: httpx.AsyncClient, registry: Registry, client: Client) -> None:
-    bison = _email_bison(http, registry, client, token_of(registry, client))
-    current = await bison.current_workspace()
-    access = bison_access(client)
-    if access.token is not None and current != access.workspace_id:
-        raise ConfigurationError(
-            "wrong_workspace",
-            f"The token of client {client.key} belongs to workspace {current}; the registry says "
-            f"{access.workspace_id}: correct one of them.",
-        )
-
-
-def _email_bison(http: httpx.AsyncClient, registry: Registry, client: Client, token: SecretStr) -> EmailBison:
-    instance, clock = registry.bison_instance(client), SystemClock()
-    quota = requests_quota(
-        instance.host, per_minute=instance.requests_per_minute, store=InMemoryQuotaStore(clock), clock=clock
-    )
-    return connect(
-        http, base_url=instance.base_url.resolve(), token=token, quota=quota, retry_budget=RetryBudget(), clock=clock
-    )
 
 
 def _print(entries: list[dict[str, Any]], checks: dict[str, dict[str, str]], *, check: bool) -> None:
@@ -129,5 +80,5 @@ def mint_client_token(key: str) -> int:
 
 async def _mint(registry: Registry, client: Client, admin: SecretStr) -> SecretStr:
     async with open_http_client() as http:
-        bison = _email_bison(http, registry, client, admin)
+        bison = email_bison_of(http, registry, client, admin)
         return await bison.mint_token(bison_access(client).workspace_id, name="backfill_pipelines")

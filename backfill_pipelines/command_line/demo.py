@@ -146,6 +146,9 @@ def serve_fake_vendors(*, port: int, seed: int, clients: int, faults: Path | Non
     def announce(sandbox: Sandbox) -> None:
         for instance, url in sandbox.server.account_urls(sandbox.email_bison.name).items():
             print(f"Email Bison, instance {instance}: {url}", file=sys.stderr)
+        for vendor in (sandbox.clerk, sandbox.attio, sandbox.convex):
+            for account, url in sandbox.server.account_urls(vendor.name).items():
+                print(f"{vendor.name.title()}, {account}: {url}", file=sys.stderr)
         print(f"requests so far: {sandbox.server.base_url}/_sandbox/requests", file=sys.stderr)
         print("A clients.yaml for it is on stdout. Ctrl-C ends it.", file=sys.stderr)
         sys.stdout.write(sandbox.registry_yaml())

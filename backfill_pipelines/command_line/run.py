@@ -256,7 +256,9 @@ def chosen_partitions(
                 "no_partitions", f"The registry has no {backfill.partition_kind} for {backfill.name}; add one."
             )
         return known
+    # Sorted: the sentence about sections that are missing should not change from run to run.
+    uses = backfill.uses if isinstance(backfill.uses, str) else sorted(backfill.uses)
     for key in clients:
         if key not in known:
-            runtime.registry.require_partition(backfill.partition_kind, key, backfill.uses)
+            runtime.registry.require_partition(backfill.partition_kind, key, uses)
     return list(dict.fromkeys(clients))

@@ -38,6 +38,7 @@ from backfill_pipelines.registry.sections import (
 )
 from backfill_pipelines.registry.settings import (
     SETTINGS_MODELS,
+    AttioCompanyOrgsSettings,
     BackfillSettings,
     ClientLeadsSettings,
     CustomersSettings,
@@ -47,6 +48,7 @@ from backfill_pipelines.registry.tables import TableNames
 __all__ = [
     "SETTINGS_MODELS",
     "AttioAccess",
+    "AttioCompanyOrgsSettings",
     "BackfillSettings",
     "ClerkAccess",
     "Client",

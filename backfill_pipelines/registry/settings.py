@@ -127,8 +127,17 @@ class CustomersSettings(BackfillSettings):
         return merged.model_copy(update={"blocked": defaults.blocked.and_also(entry.blocked)})
 
 
+class AttioCompanyOrgsSettings(BackfillSettings):
+    """Settings of `attio_company_orgs`."""
+
+    section: ClassVar[str] = "attio_company_orgs"
+
+    min_members: int = Field(default=1, ge=1)
+    """Organizations with fewer members, wherever these have addresses, are no company's: 2 leaves personal ones out."""
+
+
 SETTINGS_MODELS: Final[Mapping[str, type[BackfillSettings]]] = MappingProxyType(
-    {model.section: model for model in (ClientLeadsSettings, CustomersSettings)}
+    {model.section: model for model in (ClientLeadsSettings, CustomersSettings, AttioCompanyOrgsSettings)}
 )
 
 

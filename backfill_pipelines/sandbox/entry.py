@@ -9,17 +9,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from backfill_pipelines.sandbox.attio import AttioSandbox
+from backfill_pipelines.sandbox.attio_data import ProductUser, build_attio_workspace
+from backfill_pipelines.sandbox.attio_records import AttioWorkspace
+from backfill_pipelines.sandbox.clerk import ClerkSandbox
+from backfill_pipelines.sandbox.clerk_data import ClerkInstance, build_clerk_world
+from backfill_pipelines.sandbox.convex import ConvexSandbox
+from backfill_pipelines.sandbox.convex_data import build_convex_deployment
 from backfill_pipelines.sandbox.email_bison import DEFAULT_RATE_LIMIT, EmailBisonSandbox
 from backfill_pipelines.sandbox.email_bison_data import build_email_bison_world
 from backfill_pipelines.sandbox.email_bison_records import EmailBisonWorld
+from backfill_pipelines.sandbox.exchange import Vendor
 from backfill_pipelines.sandbox.faults import Fault, read_faults_file
 from backfill_pipelines.sandbox.leads_and_jobs import SeededClient
 from backfill_pipelines.sandbox.leads_filling import demo_clients
-from backfill_pipelines.sandbox.registry_file import client_ids, registry_yaml
+from backfill_pipelines.sandbox.registry_file import WorkspaceAccess, client_ids, registry_yaml
 from backfill_pipelines.sandbox.server import SandboxServer, known_fault_kinds
 from backfill_pipelines.sandbox.traffic import RateLimit
 
 DEFAULT_PORT = 8900
+WORKSPACES = ("cedar-desk", "tidewater")
+"""The products of the sandbox, each with an instance of Clerk, a workspace of Attio and a deployment of Convex."""
+USERS = 150
+"""Users of each of them: at Attio's 25 writes a second a demo has no patience for many more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +40,9 @@ class Sandbox:
 
     email_bison_world: EmailBisonWorld
     email_bison: EmailBisonSandbox
+    clerk: ClerkSandbox
+    attio: AttioSandbox
+    convex: ConvexSandbox
     server: SandboxServer
     seed: int
 
@@ -44,8 +59,22 @@ class Sandbox:
 
     def registry_yaml(self, *, admin_only: bool = False) -> str:
         """The `clients.yaml` of the running sandbox."""
-        urls = self.server.account_urls(self.email_bison.name)
-        return registry_yaml(self.email_bison_world, urls, admin_only=admin_only)
+        return registry_yaml(
+            self.email_bison_world,
+            self.server.account_urls(self.email_bison.name),
+            admin_only=admin_only,
+            workspaces=[
+                WorkspaceAccess(
+                    key=instance.key,
+                    clerk_secret_key=instance.secret_key,
+                    attio_api_key=self.attio.state.workspaces[instance.key].seeded.token,
+                    convex_url=self.server.account_urls(self.convex.name)[instance.key],
+                    convex_deploy_key=self.convex.states[instance.key].seeded.deploy_key,
+                )
+                for instance in self.clerk.world.instances
+            ],
+            vendor_urls={each.name: self.server.account_urls(each.name)["api"] for each in (self.clerk, self.attio)},
+        )
 
 
 def build_sandbox(
@@ -53,6 +82,7 @@ def build_sandbox(
     seed: int = 1,
     clients: int = 24,
     scale: float = 1.0,
+    users: int = USERS,
     port: int = 0,
     faults_file: Path | None = None,
     latency_seconds: float = 0.0,
@@ -61,11 +91,30 @@ def build_sandbox(
     """The vendors of a seed. Raises FaultFormatError for a faults file that cannot be used."""
     world = build_email_bison_world(seed=seed, clients=clients, scale=scale)
     email_bison = EmailBisonSandbox(world, rate_limit=email_bison_rate_limit)
+    clerk = ClerkSandbox(build_clerk_world(seed=seed, users=users, workspaces=WORKSPACES))
+    attio = AttioSandbox([_crm_of(each) for each in clerk.world.instances])
+    convex = ConvexSandbox(
+        [
+            build_convex_deployment(seed=each.seed, key=each.key, users=each.seeded_users())
+            for each in clerk.world.instances
+        ]
+    )
+    vendors: list[Vendor] = [email_bison, clerk, attio, convex]
     faults: list[Fault] = []
     if faults_file is not None:
-        faults = read_faults_file(faults_file, known_fault_kinds([email_bison]))
-    server = SandboxServer([email_bison], port=port, seed=seed, faults=faults, latency_seconds=latency_seconds)
-    return Sandbox(world, email_bison, server, seed)
+        faults = read_faults_file(faults_file, known_fault_kinds(vendors))
+    server = SandboxServer(vendors, port=port, seed=seed, faults=faults, latency_seconds=latency_seconds)
+    return Sandbox(world, email_bison, clerk, attio, convex, server, seed)
+
+
+def _crm_of(instance: ClerkInstance) -> AttioWorkspace:
+    """The CRM of a product: part of its users are people there already."""
+    users = [
+        ProductUser(user.id, tuple(each.address for each in user.emails), user.first_name, user.last_name)
+        for user in instance.seeded_users()
+        if user.emails
+    ]
+    return build_attio_workspace(seed=instance.seed, key=instance.key, users=users)
 
 
 def serve_sandbox(sandbox: Sandbox, announce: Callable[[Sandbox], None]) -> None:

@@ -6,7 +6,8 @@ nothing but the sandbox they were invented for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -16,16 +17,34 @@ from backfill_pipelines.sandbox.email_bison_records import EmailBisonWorld
 DEFAULT_REGION = "US"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkspaceAccess:
+    """A product's keys and addresses."""
+
+    key: str
+    clerk_secret_key: str
+    attio_api_key: str
+    convex_url: str
+    convex_deploy_key: str
+
+
 def client_ids(world: EmailBisonWorld) -> dict[str, str]:
     """The ids of the clients in the product's tables, by key."""
     return {key: str(1001 + place) for place, key in enumerate(world.client_keys())}
 
 
-def registry_yaml(world: EmailBisonWorld, instance_urls: Mapping[str, str], *, admin_only: bool = False) -> str:
-    """The registry of all clients of a world, sorted by key.
+def registry_yaml(
+    world: EmailBisonWorld,
+    instance_urls: Mapping[str, str],
+    *,
+    admin_only: bool = False,
+    workspaces: Sequence[WorkspaceAccess] = (),
+    vendor_urls: Mapping[str, str] | None = None,
+) -> str:
+    """The registry of all clients of a world, sorted by key, and of the workspaces.
 
-    `instance_urls` is `SandboxServer.account_urls("email-bison")`. With `admin_only` the clients have no token of their
-    own and the instances' admin tokens must do.
+    `instance_urls` is `SandboxServer.account_urls("email-bison")`; `vendor_urls` are those of vendors with one address.
+    With `admin_only` the clients have no token of their own and the instances' admin tokens must do.
     """
     document: dict[str, Any] = {
         "defaults": {"phone_region": DEFAULT_REGION, "timezone": "America/Los_Angeles"},
@@ -45,7 +64,18 @@ def registry_yaml(world: EmailBisonWorld, instance_urls: Mapping[str, str], *, a
         if workspace.phone_region != DEFAULT_REGION:
             client["phone_region"] = workspace.phone_region
         document["clients"].append(client)
+    if workspaces:
+        document["workspaces"] = [
+            {
+                "key": each.key,
+                "clerk": {"secret_key": each.clerk_secret_key},
+                "attio": {"api_key": each.attio_api_key},
+                "convex": {"url": each.convex_url, "deploy_key": each.convex_deploy_key},
+            }
+            for each in workspaces
+        ]
+        document["vendors"] = {name: {"base_url": url} for name, url in (vendor_urls or {}).items()}
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
 
 
-__all__ = ["client_ids", "registry_yaml"]
+__all__ = ["WorkspaceAccess", "client_ids", "registry_yaml"]
