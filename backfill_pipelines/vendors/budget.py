@@ -26,6 +26,8 @@ MINIMUM_PAUSE_SECONDS = 1.0
 """After a refusal: the refusals of requests that were in flight beside the first arrive within it and count as one."""
 MAXIMUM_PAUSE_SECONDS = 600.0
 """No refusal stops an account for longer; a vendor that asks for more has closed for the day."""
+SETTLED = 0.2
+"""The last part of a reduction, in windows, in which the vendor's count shows what others use."""
 ROUNDING = 1e-9
 """`100 * (1 - 0.07)` is 92.99999999999999 in floating point and means 93."""
 
@@ -90,6 +92,9 @@ class BudgetChange:
     used: int | None = None
     recount: bool = False
     window_age: float | None = None
+
+
+NO_TERMS = Terms()
 
 
 def usable_permits(row: BudgetRow, now: float, terms: Terms) -> int:
@@ -164,10 +169,32 @@ def learn(row: BudgetRow, now: float, state: RateLimitState, terms: Terms) -> Bu
         permits=limit if limit != row.permits else None,
         window_seconds=window if abs(window - row.window_seconds) > ROUNDING else None,
     )
-    if state.remaining is not None:
+    if state.remaining is not None and state.reset_after is None and _is_settled(row, now):
+        if (renewed := _still_left(known, now, state.remaining, terms)) is not None:
+            change = replace(change, reduced_permits=renewed, reduced_seconds=window)
+    elif state.remaining is not None:
         reduced, seconds = _give_way(known, now, state.remaining, state.reset_after, terms=terms)
         change = replace(change, reduced_permits=reduced, reduced_seconds=seconds)
     return change if change != BudgetChange() else None
+
+
+def _is_settled(row: BudgetRow, now: float) -> bool:
+    """Whether a reduction is about to end: the vendor's window then holds what we sent at this pace, little else."""
+    return row.reduced_until is not None and 0 < row.reduced_until - now <= SETTLED * row.window_seconds
+
+
+def _still_left(row: BudgetRow, now: float, remaining: int, terms: Terms) -> int | None:
+    """The permits for another window where others still use more than the reserve; None where they have stopped.
+
+    Without it a reduction ends while they go on, and every second window runs into the vendor's refusals. A reduction
+    is not eased while they are there: how much they would use is not known before they are refused.
+    """
+    usable = usable_permits(row, now, terms)
+    kept_free = row.permits - _share(row.permits, terms)
+    others = row.permits - remaining - usable
+    if others <= kept_free + _jitter(row) or usable == 1:
+        return None
+    return _before_reserve(min(usable, row.permits - others - kept_free), terms)
 
 
 def _give_way(
@@ -186,11 +213,19 @@ def _give_way(
         reduced, seconds = float(unreduced - max(0, kept_free - remaining)), row.window_seconds
         lacking = usable - reduced
     # No sign of other users: one request of jitter or two per cent, and the second to which headers round a reset.
-    margin = max(1.0, 0.02 * row.permits) + (usable / row.window_seconds if reset_after is not None else 0.0)
+    margin = _jitter(row) + (usable / row.window_seconds if reset_after is not None else 0.0)
     if lacking <= margin or usable == 1:
         return None, 0.0
-    # `reduced` is what we may use; the row holds it before the reserve is taken off.
-    return math.ceil(max(1, math.floor(reduced)) / (1 - terms.reserve) - ROUNDING), seconds
+    return _before_reserve(reduced, terms), seconds
+
+
+def _jitter(row: BudgetRow) -> float:
+    return max(1.0, 0.02 * row.permits)
+
+
+def _before_reserve(usable: float, terms: Terms) -> int:
+    """What a row holds of which so many permits are left when the reserve is taken off."""
+    return math.ceil(max(1, math.floor(usable)) / (1 - terms.reserve) - ROUNDING)
 
 
 # Counted budgets
@@ -217,12 +252,12 @@ def give_back(row: BudgetRow, count: int, window_started_at: float) -> BudgetRow
     return replace(row, used=max(0, row.used - count))
 
 
-def learn_count(row: BudgetRow, now: float, state: RateLimitState) -> BudgetChange | None:
+def learn_count(row: BudgetRow, now: float, state: RateLimitState, terms: Terms = NO_TERMS) -> BudgetChange | None:
     """What the headers of a response teach about a counted budget; None if nothing that matters.
 
     The vendor's count is the truth, since others may use the budget too. It is written when it is ahead of ours by more
-    than a hundredth of the budget (less, near its end), and when it is behind by a tenth: then the vendor's window has
-    begun anew before ours.
+    than a hundredth of the budget (less, near its end) or shows that only the reserve is left, and when it is behind by
+    a tenth: then the vendor's window has begun anew before ours.
     """
     limit = state.limit if state.limit is not None and state.limit > 0 else row.permits
     change = BudgetChange(permits=limit if limit != row.permits else None)
@@ -234,7 +269,8 @@ def learn_count(row: BudgetRow, now: float, state: RateLimitState) -> BudgetChan
         used = max(0, limit - state.remaining)
         believed = begin_window(row, now).used
         ahead = used - believed
-        if ahead > min(max(20, limit // 100), state.remaining // 2):
+        usable = usable_permits(replace(row, permits=limit), now, terms)
+        if ahead > min(max(20, limit // 100), state.remaining // 2) or used >= usable > believed:
             change = replace(change, used=used)
         elif -ahead > max(20, limit // 10):
             change = replace(change, used=used, recount=True, window_age=change.window_age or 0.0)

@@ -36,14 +36,15 @@ from backfill_pipelines.vendors.budget import (
     slots_before,
     spacing,
     spent,
+    usable_permits,
 )
 from backfill_pipelines.vendors.clock import Clock, RemoteClock
 from backfill_pipelines.vendors.quota_store import QuotaKey, QuotaStore, Snapshot
 
 logger = logging.getLogger(__name__)
 
-COUNTED_KIND = "day"
-"""The kind of a budget that is counted in a fixed window; every other kind is paced."""
+COUNTED_KINDS = frozenset({"day", "daily"})
+"""The kinds of budgets that are counted in a fixed window; every other kind is paced."""
 BLOCK = 10
 """Permits leased at once: a tenth of the round trips, and no process is more than ten slots ahead of the others."""
 UNKNOWN_PAUSE_SECONDS = 10.0
@@ -61,8 +62,9 @@ make progress."""
 class Quota:
     """One budget of one vendor account, as one process uses it. Bound to one event loop.
 
-    `kind` "day" counts `permits` per fixed window; any other kind spaces them evenly over `window_seconds`. `reserve`,
-    `slack` and `ceiling`: see `Terms`. Close it (`async with`, `aclose`) to return what it leased and did not use.
+    `kind` "day" or "daily" counts `permits` per fixed window; any other kind spaces them evenly over `window_seconds`.
+    `reserve`, `slack` and `ceiling`: see `Terms`. Close it (`async with`, `aclose`) to return what it leased and did
+    not use.
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class Quota:
     @property
     def counted(self) -> bool:
         """Whether permits are counted in a fixed window instead of paced."""
-        return self.key.kind == COUNTED_KIND
+        return self.key.kind in COUNTED_KINDS
 
     @property
     def row(self) -> BudgetRow:
@@ -148,13 +150,16 @@ class Quota:
         """Learn from a response's headers. Writes to the store only when something changed materially."""
         now = self._store_clock.now()
         if self.counted:
-            change = learn_count(self._row, now, state)
+            change = learn_count(self._row, now, state, self._terms)
         else:
             change = learn(self._row, now, self._without_a_hasty_raise(state), self._terms)
         if change is None:
             return
         # Believed before it is written: the other responses in flight say the same and must not write it again.
         self._row = apply_change(self._row, now, change)
+        if self.counted and self._row.used >= usable_permits(self._row, now, self._terms):
+            # The rest of a block would be sent to a vendor that refuses it, or be the customer's.
+            self._void_permits()
         await self._write(change)
 
     async def refused(self, retry_after_seconds: float | None) -> None:

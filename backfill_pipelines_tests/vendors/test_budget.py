@@ -168,6 +168,28 @@ def test_our_own_use_and_the_jitter_of_one_request_are_no_sign_of_others() -> No
         assert learn(TEN_SECONDS, NOW, RateLimitState(limit=100, remaining=remaining), WITH_RESERVE) is None
 
 
+def test_a_reduction_is_renewed_at_its_end_while_others_are_there_and_not_eased() -> None:
+    row = apply_change(TEN_SECONDS, NOW, BudgetChange(reduced_permits=60, reduced_seconds=10.0))
+    assert usable_permits(row, NOW, WITH_RESERVE) == 54
+    others_use_30 = RateLimitState(limit=100, remaining=100 - 54 - 30)
+    assert learn(row, NOW + 7.9, others_use_30, WITH_RESERVE) is None
+    change = learn(row, NOW + 8.1, others_use_30, WITH_RESERVE)
+    assert change == BudgetChange(reduced_permits=60, reduced_seconds=10.0)
+    renewed = apply_change(row, NOW + 8.1, change)
+    assert learn(renewed, NOW + 9.0, others_use_30, WITH_RESERVE) is None
+    others_use_50 = RateLimitState(limit=100, remaining=0)
+    change = learn(row, NOW + 8.1, others_use_50, WITH_RESERVE)
+    assert change is not None
+    assert usable_permits(apply_change(row, NOW + 8.1, change), NOW + 9, WITH_RESERVE) == 44
+
+
+def test_a_reduction_ends_once_the_others_have_stopped() -> None:
+    row = apply_change(TEN_SECONDS, NOW, BudgetChange(reduced_permits=60, reduced_seconds=10.0))
+    for others in (0, 5, 10):
+        state = RateLimitState(limit=100, remaining=100 - 54 - others)
+        assert learn(row, NOW + 9.0, state, WITH_RESERVE) is None
+
+
 def test_who_is_at_one_permit_already_does_not_write_it_again_with_each_response() -> None:
     terms = Terms(reserve=0.1, ceiling=1)
     assert learn(TEN_SECONDS, NOW, RateLimitState(limit=100, remaining=0), terms) is None
@@ -239,6 +261,17 @@ def test_a_small_difference_to_the_vendors_count_is_not_worth_a_write_until_the_
     nearly = replace(begin_window(DAY, NOW), used=990)
     assert learn_count(nearly, NOW, RateLimitState(limit=1000, remaining=4)) == BudgetChange(used=996)
     assert learn_count(nearly, NOW, RateLimitState(limit=1000, remaining=0)) == BudgetChange(used=1000)
+
+
+def test_a_small_difference_matters_once_only_the_reserve_is_left() -> None:
+    row = replace(begin_window(DAY, NOW), used=895)
+    above, below = RateLimitState(limit=1000, remaining=101), RateLimitState(limit=1000, remaining=100)
+    assert learn_count(row, NOW, above, WITH_RESERVE) is None
+    change = learn_count(row, NOW, below, WITH_RESERVE)
+    assert change == BudgetChange(used=900)
+    row = apply_change(row, NOW, change)
+    assert take(row, NOW, 1, WITH_RESERVE)[1] == 0
+    assert learn_count(row, NOW, below, WITH_RESERVE) is None
 
 
 def test_a_day_that_began_anew_at_the_vendor_begins_anew_here() -> None:

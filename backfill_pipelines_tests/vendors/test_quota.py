@@ -517,12 +517,13 @@ def test_a_vendor_that_closes_the_day_parks_until_it_says() -> None:
     run_virtually(main(), loop)
 
 
-def test_a_day_spent_by_others_parks() -> None:
+@pytest.mark.parametrize(("kind", "requests"), [("day", 10), ("daily", 3)])
+def test_a_day_spent_by_others_parks_and_the_rest_of_a_block_is_void(kind: str, requests: int) -> None:
     loop = VirtualTimeLoop()
-    process = Process(loop, DistantStore(loop), kind="day", permits=1000, window_seconds=86_400.0, reserve=0.1)
+    process = Process(loop, DistantStore(loop), kind=kind, permits=1000, window_seconds=86_400.0, reserve=0.1)
 
     async def main() -> None:
-        await process.worker(requests=10)
+        await process.worker(requests=requests)
         await process.quota.observe(RateLimitState(limit=1000, remaining=99))
         with pytest.raises(ParkedError):
             await process.quota.acquire()
