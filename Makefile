@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo dev test check bench clean help
+.PHONY: demo dev test test-convex check bench clean help
 
 help:
 	@echo "make demo    every backfill on invented data, verified"
 	@echo "make dev     the Dagster UI on the same data: http://127.0.0.1:3000"
 	@echo "make test    all tests"
+	@echo "make test-convex    the tests of the functions that run in Convex (with Node.js)"
 	@echo "make check   ruff, mypy, import contracts, Dagster definitions"
 	@echo "make bench   the figures that this project promises, one JSON line each"
 
@@ -21,6 +22,17 @@ dev: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# No lock file: it would name the registry it was made with. The versions are exact in package.json.
+test-convex:
+	@cd backfill_pipelines_tests/convex && \
+	if ! command -v npm >/dev/null; then \
+		echo "Skipped: Node.js 20.19 or newer is not here, and the tests of the Convex functions need it."; \
+	elif ! npm install --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel=error; then \
+		echo "Skipped: npm could not install what the tests of the Convex functions need."; \
+	else \
+		npm test; \
+	fi
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -83,6 +83,7 @@ _STATUSES: Mapping[int, tuple[Action, type[VendorError]]] = {
     408: (Action.RETRY, VendorUnavailableError),
     409: (Action.FAIL, ConflictError),
     429: (Action.WAIT, RateLimitedError),
+    560: (Action.FAIL, RejectedRequestError),  # Convex: the function failed, which it would do again
 }
 _HUNDREDS: Mapping[int, tuple[Action, type[VendorError]]] = {
     2: (Action.RETURN, MalformedResponseError),
