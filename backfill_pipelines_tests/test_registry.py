@@ -9,6 +9,7 @@ import pytest
 
 from backfill_pipelines.errors import ConfigurationError
 from backfill_pipelines.registry import (
+    AttioCompanyOrgsSettings,
     Client,
     ClientLeadsSettings,
     CustomersSettings,
@@ -219,6 +220,23 @@ def test_settings_of_customers_are_checked_when_the_file_is_read(tmp_path: Path,
     ):
         with pytest.raises(ConfigurationError, match=words):
             load(tmp_path, text)
+
+
+def test_the_least_number_of_members_of_a_company_s_organization_is_one_unless_it_is_set(tmp_path: Path) -> None:
+    registry = load(
+        tmp_path,
+        "defaults: {attio_company_orgs: {min_members: 3}}\n"
+        "workspaces: [{key: a}, {key: b, attio_company_orgs: {min_members: 2}}]",
+    )
+    found = [registry.settings(AttioCompanyOrgsSettings, each).min_members for each in registry.workspaces]
+    assert found == [3, 2]
+    assert AttioCompanyOrgsSettings().min_members == 1
+
+
+@pytest.mark.parametrize("setting", ["min_members: 0", "min_members: many", "min_members: 2.5", "min_member: 2"])
+def test_settings_of_attio_company_orgs_are_checked_when_the_file_is_read(tmp_path: Path, setting: str) -> None:
+    with pytest.raises(ConfigurationError, match="min_member"):
+        load(tmp_path, f"workspaces: [{{key: a, attio_company_orgs: {{{setting}}}}}]")
 
 
 # --- variables --------------------------------------------------------------------------------------------------------

@@ -34,8 +34,6 @@ REQUIRED = [
     ("workspaces", 0, "convex", "deploy_key"),
     ("vendors", "clerk", "base_url"),
 ]
-# Settings of backfills that have no model yet. (Under `email_bison` the keys are the user's own.)
-FREE_SETTINGS = {("workspaces", 0, "attio_company_orgs")}
 
 
 def complaint(path: Path) -> str:
@@ -250,9 +248,7 @@ def test_no_repr_shows_a_secret(valid: Registry) -> None:
 
 
 def _strict_mappings(data: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    if path in FREE_SETTINGS:
-        return
-    if isinstance(data, dict) and path != ("email_bison",):
+    if isinstance(data, dict) and path != ("email_bison",):  # there the keys are the user's own
         yield path
     for key, value in data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ():
         yield from _strict_mappings(value, (*path, key))

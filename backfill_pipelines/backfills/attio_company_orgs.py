@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from math import ceil
 from typing import ClassVar, Literal
 
@@ -24,13 +25,13 @@ from backfill_pipelines.backfills.attio_company_orgs_plan import (
     shown_candidate,
 )
 from backfill_pipelines.backfills.attio_company_orgs_source import (
+    RULES,
     executed_records,
     land_companies,
     landed,
-    options_of_newest_plan,
     read_companies_again,
     results,
-    side_by_side,
+    rules_of_newest_plan,
     written_records,
 )
 from backfill_pipelines.backfills.attio_target import ORG_ID_OF_COMPANIES, AttioTextTarget
@@ -39,6 +40,7 @@ from backfill_pipelines.backfills.clerk_landing import clerk_of, land_membership
 from backfill_pipelines.engine.backfill import Plan, Reconciliation, RunOptions, Scope
 from backfill_pipelines.engine.journal import left_alone
 from backfill_pipelines.engine.ledger import Run
+from backfill_pipelines.engine.side_by_side import side_by_side
 from backfill_pipelines.registry import AttioCompanyOrgsSettings
 from backfill_pipelines.vendors.attio_access import WRITE_SLACK, WRITES_PER_SECOND
 from backfill_pipelines.vendors.attio_records import COMPANIES, ORG_ID
@@ -82,7 +84,7 @@ class AttioCompanyOrgs:
 
     def preflight(self, scope: Scope) -> None:
         """Check the workspace's entry; raises `ConfigurationError`. The key itself is tried in `extract`."""
-        _rules(scope, scope.options)
+        _rules(scope)
         scope.registry.require_partition(self.partition_kind, scope.partition_key, sorted(self.uses))
         workspace = scope.registry.workspace(scope.partition_key)
         if workspace.clerk is not None and workspace.attio is not None:
@@ -107,7 +109,8 @@ class AttioCompanyOrgs:
 
     def plan(self, scope: Scope) -> Plan:
         """Find every company's main organization, and say what to do."""
-        choices = choose(landed(scope), _rules(scope, scope.options))
+        rules = _rules(scope)
+        choices = choose(landed(scope), rules)
         plan = plan_companies(
             choices,
             store_skips=scope.registry.store_skips(self.name, scope.partition_key),
@@ -117,6 +120,7 @@ class AttioCompanyOrgs:
             scope.warnings.add(SHARED_ORG)
         scope.details |= {
             "processed": len(choices.companies),
+            RULES: asdict(rules),
             # What nobody can be faster than.
             "load_seconds": ceil(plan.updates * (1 + WRITE_SLACK) / WRITES_PER_SECOND),
             "skipped": plan.skipped,
@@ -145,9 +149,7 @@ class AttioCompanyOrgs:
 
     def verify(self, scope: Scope) -> Reconciliation:
         """Every company's main organization, found anew by the rules of the newest plan, against its `org_id`."""
-        asked = options_of_newest_plan(scope)
-        options = scope.options if asked is None else self.options_model.model_validate(asked)
-        choices = choose(landed(scope), _rules(scope, options))
+        choices = choose(landed(scope), rules_of_newest_plan(scope) or _rules(scope))
         with scope.engine.connect() as connection:
             left = left_alone(connection, backfill=self.name, partition_key=scope.partition_key, target=TARGET)
         comparison = compare(choices, written=written_records(scope), left_alone=left)
@@ -175,7 +177,8 @@ class AttioCompanyOrgs:
         return {}
 
 
-def _rules(scope: Scope, options: RunOptions) -> Rules:
+def _rules(scope: Scope) -> Rules:
     settings = scope.registry.settings(AttioCompanyOrgsSettings, scope.registry.workspace(scope.partition_key))
-    asked = options if isinstance(options, AttioCompanyOrgsOptions) else AttioCompanyOrgsOptions()
+    # An undo and a verification come with the plain options.
+    asked = scope.options if isinstance(scope.options, AttioCompanyOrgsOptions) else AttioCompanyOrgsOptions()
     return Rules(min_members=asked.min_members or settings.min_members, include_banned=asked.include_banned)

@@ -7,26 +7,27 @@ here: Clerk's lists (`clerk_landing.py`), what is made of the frames (`attio_com
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from typing import Any, Final, LiteralString, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, LiteralString
 
 import pandas as pd
 from psycopg import sql
 from sqlalchemy import Connection, delete, select, text
 
-from backfill_pipelines.backfills.attio_company_orgs_choice import Landed
+from backfill_pipelines.backfills.attio_company_orgs_choice import Landed, Rules
 from backfill_pipelines.backfills.attio_company_orgs_plan import TARGET
 from backfill_pipelines.database.bulk import land_rows, storable_text, stream_columns
 from backfill_pipelines.database.tables import attio_company, run
 from backfill_pipelines.engine.backfill import Scope
 from backfill_pipelines.engine.ledger import Mode, read_cursor, write_cursor
+from backfill_pipelines.engine.side_by_side import side_by_side
 from backfill_pipelines.vendors.attio import Attio
 from backfill_pipelines.vendors.attio_records import Company, Page, RejectedRecord
 from backfill_pipelines.vendors.clerk import account_of
 
-Result = TypeVar("Result")
-
 STREAM = "attio_companies"
+RULES = "rules"
+"""Under this name a run's details say by which rules it has planned."""
 AT_ONCE: Final = 4
 """Questions under way at once where companies are read again: at 200 ms each a fifth of the reads a workspace has."""
 
@@ -94,16 +95,6 @@ async def read_companies_again(scope: Scope, attio: Attio, record_ids: Sequence[
         gone = set(window) - refused - {row["record_id"] for row in rows}
         await asyncio.to_thread(_replace, scope, rows, gone)
         scope.report(f"{STREAM} again", min(start + len(window), len(record_ids)), len(record_ids))
-
-
-async def side_by_side(*works: Coroutine[Any, Any, Result]) -> list[Result]:
-    """Do several things at once; where one fails the others are cancelled, and its own error is raised."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work) for work in works]
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 def _page_rows(scope: Scope, page: Page[Company], *, read: int) -> list[Mapping[str, Any]]:
@@ -197,14 +188,15 @@ def executed_records(scope: Scope) -> list[str]:
         )
 
 
-def options_of_newest_plan(scope: Scope) -> Mapping[str, Any] | None:
-    """What the run of the partition's newest plan was asked for; None where there is no plan.
+def rules_of_newest_plan(scope: Scope) -> Rules | None:
+    """The rules that the partition's newest plan was made by; None where there is no plan.
 
-    A verification is asked for nothing: by the default rules it would miss what the plan was told to leave out.
+    A verification, and a load of a stored plan, are asked for nothing: by the default rules they would miss what the
+    plan was told to leave out. The run's own options are those of whoever loads it.
     """
     with scope.engine.connect() as connection:
-        options: Mapping[str, Any] | None = connection.scalar(
-            select(run.c.options)
+        details: Mapping[str, Any] | None = connection.scalar(
+            select(run.c.details)
             .where(
                 run.c.backfill == scope.backfill,
                 run.c.partition_key == scope.partition_key,
@@ -213,7 +205,7 @@ def options_of_newest_plan(scope: Scope) -> Mapping[str, Any] | None:
             .order_by(run.c.planned_at.desc())
             .limit(1)
         )
-        return options
+    return None if details is None else Rules(**details[RULES])
 
 
 def written_records(scope: Scope) -> dict[str, str]:

@@ -237,15 +237,16 @@ class _Users:
                 found.several[number] = matched
             found.matched[number] = matched[0]
         else:
-            self._users_of_address[key] += 1
             names = self._name(user.first_name), self._name(user.last_name)
             found.unmatched[number] = (key, trimmed(address), *names)
 
     def _match(self, key: str, verified_emails: Values) -> Numbers:
         """The people with the primary address or, where there are none, those with any other verified one."""
         matched = self._people.with_address(key)
-        if matched or not verified_emails:
+        if matched:
             return matched
+        # Clerk has a verified address once, and one that nobody verified as often as it is claimed.
+        self._users_of_address[key] += 1
         others = {other for each in verified_emails if (other := normalise_email(each)) is not None} - {key}
         return tuple(sorted({number for other in others for number in self._people.with_address(other)}))
 
@@ -272,7 +273,7 @@ class _Users:
             overwrite=overwrite,
         )
         if decision is _CREATE and self._users_of_address[found.unmatched[number][0]] > 1:
-            return _SHARED  # the person that would be created is one for two users, too
+            return _SHARED  # the person that would be created has the primary address of two users
         return decision
 
     def _matched(self, number: int) -> Numbers:

@@ -64,7 +64,7 @@ class _Landing:
             await asyncio.to_thread(self._begin, state)
         if not state["done"]:
             await (self._read_whole(state) if state["way"] == "whole" else self._look_up(state))
-        self.scope.details["attio_people_read"] = state["read"]
+        self.scope.details["attio_people_read"] = await asyncio.to_thread(self._landed)
 
     async def _way(self) -> Way:
         """All people, unless looking up every address and every id of a user takes fewer calls: one read tells."""
@@ -159,6 +159,11 @@ class _Landing:
                 select(func.max(clerk_user.c.sweep)).where(clerk_user.c.partition_key == self.scope.partition_key)
             )
             return executed_count(connection, self.scope.run_id), users
+
+    def _landed(self) -> int:
+        with self.scope.engine.connect() as connection:
+            mine = attio_person.c.partition_key == self.scope.partition_key
+            return connection.scalar(select(func.count()).select_from(attio_person).where(mine)) or 0
 
     def _count_keys(self) -> tuple[int, int]:
         """How many addresses and ids the landed users have; addresses that are none are few and count as well."""

