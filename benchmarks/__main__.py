@@ -9,7 +9,17 @@ import argparse
 import importlib
 import sys
 
-NAMES = ("command_help", "quota", "clerk", "attio_writes", "clients_side_by_side", "memory", "load", "customers")
+NAMES = (
+    "command_help",
+    "quota",
+    "clerk",
+    "attio_writes",
+    "attio_people",
+    "clients_side_by_side",
+    "memory",
+    "load",
+    "customers",
+)
 """From the quickest to the longest."""
 
 

@@ -205,8 +205,9 @@ def read_token(body: Any) -> TokenInfo:
             "token_inactive", "Attio says that the API key is not active: make a new one and set attio.api_key to it."
         )
     workspace_id = _text(body, "workspace_id") or _text(body, "sub")
-    scopes = _text(body, "scope")
-    if workspace_id is None or scopes is None:
+    # A key without any scope has an empty text there.
+    scopes = body.get("scope") if isinstance(body, dict) else None
+    if workspace_id is None or not isinstance(scopes, str):
         raise malformed("to /v2/self names no workspace or no scopes")
     return TokenInfo(workspace_id=workspace_id, scopes=frozenset(scopes.split()))
 
