@@ -461,7 +461,8 @@ def test_cancelling_a_request_leaves_nothing_behind() -> None:
         (418, RejectedRequestError, "rejected_request", ErrorCategory.DATA),
         (422, RejectedRequestError, "rejected_request", ErrorCategory.DATA),
         (500, VendorUnavailableError, "vendor_unavailable", ErrorCategory.TRANSIENT),
-        (560, VendorUnavailableError, "vendor_unavailable", ErrorCategory.TRANSIENT),
+        (560, RejectedRequestError, "rejected_request", ErrorCategory.DATA),
+        (599, VendorUnavailableError, "vendor_unavailable", ErrorCategory.TRANSIENT),
         (700, MalformedResponseError, "malformed_response", ErrorCategory.TRANSIENT),
     ],
 )
