@@ -23,9 +23,11 @@ from backfill_pipelines.engine.dagster_adapter import (
     backfill_assets,
     backfill_job,
     backfill_schedule,
+    partitions_per_run,
     registry_sensor,
 )
 from backfill_pipelines.engine.dagster_maintenance import maintenance_jobs
+from backfill_pipelines.engine.dagster_parked import parked_sensor
 from backfill_pipelines.engine.progress import LineProgress
 from backfill_pipelines.engine.runtime import Runtime
 from backfill_pipelines.engine.runtime import open_runtime as open_runtime_from_environment
@@ -53,20 +55,31 @@ def build_defs(
     """Make the code location; tests and the command line hand in a runtime of their own."""
     backfills = all_backfills() if backfills is None else backfills
     open_runtime = open_runtime or _open_runtime
+    backfill_jobs = [backfill_job(backfill) for backfill in backfills]
     return dg.Definitions(
         assets=[
-            backfill_assets(backfill, open_runtime=open_runtime, max_partitions_per_run=max_partitions_per_run)
+            backfill_assets(
+                backfill,
+                open_runtime=open_runtime,
+                max_partitions_per_run=partitions_per_run(backfill, usual=max_partitions_per_run),
+            )
             for backfill in backfills
         ],
         jobs=[
-            *(backfill_job(backfill) for backfill in backfills),
+            *backfill_jobs,
             *maintenance_jobs(backfills, open_runtime=open_runtime),
             *customers_jobs(open_runtime=open_runtime),
         ],
         schedules=[
-            backfill_schedule(backfill, max_partitions_per_run=max_partitions_per_run) for backfill in backfills
+            backfill_schedule(
+                backfill, max_partitions_per_run=partitions_per_run(backfill, usual=max_partitions_per_run)
+            )
+            for backfill in backfills
         ],
-        sensors=[registry_sensor(backfills, open_runtime=open_runtime)],
+        sensors=[
+            registry_sensor(backfills, open_runtime=open_runtime),
+            parked_sensor(backfills, backfill_jobs, open_runtime=open_runtime),
+        ],
         executor=dg.in_process_executor,
     )
 

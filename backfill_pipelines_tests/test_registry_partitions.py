@@ -88,12 +88,41 @@ def test_a_value_of_a_row_is_never_read_as_a_variable(valid: Registry) -> None:
     assert added.gohighlevel.token.resolve().get_secret_value() == "${HOME}"
 
 
-def test_a_row_with_the_location_of_another_client_is_an_error(valid: Registry) -> None:
-    with pytest.raises(ConfigurationError, match=r"Client tailspin and the row .* client contoso") as caught:
-        with_database_clients(valid, [row("1", "Contoso", "location-2")])
-    assert caught.value.code == "duplicate_location"
-    with pytest.raises(ConfigurationError, match="Client contoso and the row"):
+def test_a_client_of_the_registry_wins_over_the_row_with_its_location_and_has_its_leads(valid: Registry) -> None:
+    merged = with_database_clients(
+        valid, [row("1", "Contoso", " location-2 ", "theirs"), row("2", "Other", "location-2")]
+    )
+    assert merged.partition_keys("client") == valid.partition_keys("client")
+    tailspin = merged.client("tailspin")
+    assert tailspin.leads is not None
+    assert tailspin.gohighlevel is not None
+    assert tailspin.leads.client_id.resolve() == "1"
+    assert tailspin.gohighlevel.token.resolve().get_secret_value() == SECRET
+
+
+def test_a_client_of_the_registry_without_a_location_has_that_of_the_row_with_its_id() -> None:
+    registry = Registry.model_validate(
+        {"clients": ({"key": "kim", "name": "Kim", "leads": {"client_id": "42"}}, {"key": "lee", "name": "Lee"})}
+    )
+    merged = with_database_clients(registry, [row("42", "Kim Wallace", "location-1"), row("43", "Lee", "location-2")])
+    assert merged.partition_keys("client", {"gohighlevel", "leads"}) == ["kim", "lee-43"]
+    assert merged.client("kim").name.resolve() == "Kim"
+
+
+def test_two_clients_with_one_location_are_an_error(valid: Registry) -> None:
+    with pytest.raises(ConfigurationError, match=r"Client contoso and the row .* Client contoso-2 ") as caught:
         with_database_clients(valid, [row("1", "Contoso", "x"), row("2", "Contoso", "x")])
+    assert caught.value.code == "duplicate_location"
+    registry = Registry.model_validate(
+        {
+            "clients": (
+                {"key": "kim", "name": "Kim", "leads": {"client_id": "42"}},
+                {"key": "lee", "name": "Lee", "gohighlevel": {"location_id": "x", "token": "t"}},
+            )
+        }
+    )
+    with pytest.raises(ConfigurationError, match=r"Client lee and the row .* Client kim "):
+        with_database_clients(registry, [row("42", "Kim", "x")])
 
 
 def test_the_row_with_the_smaller_id_keeps_the_plain_key(valid: Registry) -> None:

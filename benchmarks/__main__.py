@@ -17,6 +17,7 @@ NAMES = (
     "attio_people",
     "clients_side_by_side",
     "memory",
+    "convex",
     "load",
     "customers",
 )

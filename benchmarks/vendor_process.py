@@ -19,14 +19,24 @@ class VendorProcess:
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
-        self.place: dict[str, Any] = self._answer()
+        self.place: dict[str, Any] = self.answer()
 
     def end(self) -> dict[str, Any]:
         """Stop it; what it has counted."""
-        self._pipe.send("end")
-        return self._answer()
+        self.say("end")
+        return self.answer()
 
-    def _answer(self) -> dict[str, Any]:
+    def told(self) -> dict[str, Any]:
+        """What it has counted so far, where it goes on after being asked."""
+        self.say("tell")
+        return self.answer()
+
+    def say(self, word: str) -> None:
+        """Let it go on, without waiting for what it has to say."""
+        self._pipe.send(word)
+
+    def answer(self) -> dict[str, Any]:
+        """The next thing that it says."""
         if not self._pipe.poll(_START_SECONDS):
             raise RuntimeError("the fake vendor does not answer")
         answer: dict[str, Any] = self._pipe.recv()

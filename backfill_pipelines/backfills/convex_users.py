@@ -1,8 +1,8 @@
 """`convex_users`: eight profile fields of Clerk's users into an app's Convex table, for users that are there already.
 
 The story, top to bottom: what it is, what must be true before it starts, how it reads both sides, what it plans, how it
-writes and takes back, how it checks. Does not belong here: Clerk's lists (`clerk_landing.py`), which field changes
-(`convex_users_plan.py`), calls (`vendors/convex.py`).
+writes and takes back, how it checks. Does not belong here: Clerk's lists (`clerk_landing.py`), the table's rows
+(`convex_users_source.py`), which field changes (`convex_users_plan.py`), calls (`vendors/convex.py`).
 
 It only ever updates: it inserts and deletes no row, and touches no other field.
 """
@@ -10,43 +10,52 @@ It only ever updates: it inserts and deletes no row, and touches no other field.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal
 
-import orjson
 import pandas as pd
-from psycopg import sql
 from pydantic import Field
-from sqlalchemy import Connection, delete, func, select, text
+from sqlalchemy import select
 
 from backfill_pipelines.backfills.clerk_landing import clerk_of, land_users
 from backfill_pipelines.backfills.convex_users_plan import (
     DOCUMENT,
-    FIELD_OF,
-    GONE_FROM_CLERK,
-    ROW_COLUMNS,
-    USER_COLUMNS,
+    NOT_IN_CONVEX,
+    TARGET,
+    UNCHANGED,
     UsersPlan,
     plan_users,
 )
-from backfill_pipelines.backfills.shared_connections import shared_http
-from backfill_pipelines.database.bulk import land_rows, stream_columns
-from backfill_pipelines.database.tables import clerk_user, convex_user
+from backfill_pipelines.backfills.convex_users_source import (
+    access_of,
+    convex_of,
+    count_users,
+    land_documents,
+    note_written,
+    pair_frames,
+)
+from backfill_pipelines.database import tables
 from backfill_pipelines.engine.backfill import Plan, Reconciliation, RunOptions, Scope
-from backfill_pipelines.engine.journal import CHANGED_SINCE, STALE, Change, ChangeState, Outcome, outcome_counts
-from backfill_pipelines.engine.ledger import Run, read_cursor, write_cursor
+from backfill_pipelines.engine.journal import (
+    CHANGED_SINCE,
+    STALE,
+    Change,
+    ChangeState,
+    Outcome,
+    left_alone,
+    outcome_counts,
+)
+from backfill_pipelines.engine.ledger import Run
+from backfill_pipelines.engine.partition_run import with_outcomes
 from backfill_pipelines.engine.plan import Action
 from backfill_pipelines.engine.side_by_side import side_by_side
-from backfill_pipelines.errors import ConfigurationError
-from backfill_pipelines.registry import ConvexAccess, Workspace
 from backfill_pipelines.vendors import convex
-from backfill_pipelines.vendors.clock import SystemClock
-from backfill_pipelines.vendors.convex import Convex, Page, Patch, RejectedRow, Row, TableNames
-from backfill_pipelines.vendors.retry import RetryBudget
+from backfill_pipelines.vendors.convex import Patch, Row
+from backfill_pipelines.vendors.convex_records import EXACT
 
-STREAM = "convex_users"
+GONE_FROM_CLERK = "gone_from_clerk"
 _EXAMPLES = 20
 _OUTCOMES: Mapping[convex.Outcome, tuple[ChangeState, str | None]] = {
     convex.Outcome.PATCHED: (ChangeState.APPLIED, None),
@@ -92,12 +101,10 @@ class ConvexUsers:
 
     def preflight(self, scope: Scope) -> None:
         """Check what the registry says; raises `ConfigurationError`. What only the vendors know, the reading shows."""
-        workspace, access = _workspace(scope), _access(scope)
-        if workspace.clerk is None:
-            raise ConfigurationError(
-                "missing_section", f"{workspace.label} has no clerk section in the registry; add it."
-            )
-        workspace.clerk.secret_key.resolve()
+        scope.registry.require_partition("workspace", scope.partition_key, sorted(self.uses))
+        workspace, access = scope.registry.workspace(scope.partition_key), access_of(scope)
+        if workspace.clerk is not None:
+            workspace.clerk.secret_key.resolve()
         access.url.resolve()
         access.deploy_key.resolve()
 
@@ -105,25 +112,26 @@ class ConvexUsers:
 
     async def extract(self, scope: Scope) -> None:
         """Land Clerk's users and the table's rows, side by side."""
-        deployment = await convex_of(scope)
-        await side_by_side(_land_rows(scope, deployment), land_users(scope, await clerk_of(scope)))
+        deployment, clerk = await convex_of(scope), await clerk_of(scope)
+        await side_by_side(land_documents(scope, deployment), land_users(scope, clerk))
 
     # --- plan ------------------------------------------------------------------------------------------------------
 
     def plan(self, scope: Scope) -> Plan:
         """Compare each user with the row that has its id."""
-        with scope.engine.connect() as connection:
-            users = connection.scalar(
-                select(func.count()).select_from(clerk_user).where(clerk_user.c.partition_key == scope.partition_key)
-            )
         plan = _planned(scope, list_skips=scope.registry.store_skips(self.name, scope.partition_key))
-        return Plan(source=users or 0, frames=_told(scope, plan, users=users or 0), skips=plan.skips)
+        return Plan(source=count_users(scope), frames=_told(scope, plan), skips=plan.skips)
 
     # --- load and undo ---------------------------------------------------------------------------------------------
 
     def target(self, scope: Scope) -> ConvexTarget:
         """Batches of rows, each one transaction in Convex, each row by compare-and-set."""
         return ConvexTarget(scope)
+
+    async def read_target(self, scope: Scope) -> None:
+        """Nothing where this run has landed the table: what it wrote is noted there. Where it loads an earlier plan, or
+        a verification has begun to land anew meanwhile, the table is read."""
+        await land_documents(scope, await convex_of(scope))
 
     # --- verify ----------------------------------------------------------------------------------------------------
 
@@ -133,26 +141,27 @@ class ConvexUsers:
         Right after a load against what Convex said that it wrote, which is in the landing; `backfill verify` reads both
         sides anew.
         """
-        plan = _planned(scope, list_skips=False)
+        plan, loaded = _planned(scope, list_skips=False), dict(scope.details)
+        with scope.engine.connect() as connection:
+            alone = left_alone(connection, backfill=scope.backfill, partition_key=scope.partition_key, target=TARGET)
         different: list[str] = []
-        explained = updates = 0
-        for frame in plan.frames:
-            for key, action in zip(frame["record_key"].tolist(), frame["action"].tolist(), strict=True):
-                if action == Action.UPDATE:
-                    updates += 1
-                    different += [key] if len(different) < _EXAMPLES else []
-                else:
-                    explained += 1
-        _tell_result(scope)
+        explained = 0
+        for frame in _told(scope, plan):
+            wrong = frame[frame["action"] == Action.UPDATE]["record_key"].tolist()
+            unexplained = [key for key in wrong if key not in alone]
+            different += unexplained
+            explained += len(frame) - len(unexplained)
+        # What a load has told of itself stands.
+        scope.details |= loaded
         return Reconciliation(
-            equal=plan.skips["unchanged"],
+            equal=plan.skips[UNCHANGED],
             missing=0,
             extra=plan.gone_from_clerk,
-            different=updates,
+            different=len(different),
             explained=explained,
-            passed=not updates,
-            examples={"different_user_ids": different},
-            figures={"users not in Convex": plan.skips["not_in_convex"], "rows gone from Clerk": plan.gone_from_clerk},
+            passed=not different,
+            examples={"different_user_ids": different[:_EXAMPLES]},
+            figures={"users not in Convex": plan.skips[NOT_IN_CONVEX], "rows gone from Clerk": plan.gone_from_clerk},
         )
 
     def compare_partitions(self, runs: Sequence[Run]) -> Mapping[str, str]:  # noqa: ARG002 - the protocol's
@@ -160,11 +169,20 @@ class ConvexUsers:
         return {}
 
 
+def _planned(scope: Scope, *, list_skips: bool) -> UsersPlan:
+    # An undo and a verification come with the plain options.
+    clear_nulls = getattr(scope.options, "clear_nulls", False) is True
+    return plan_users(pair_frames(scope), clear_nulls=clear_nulls, list_skips=list_skips)
+
+
 # --- the target ------------------------------------------------------------------------------------------------------
 
 
 class ConvexTarget:
-    """Rows of the plan as patches. To send one again is safe: what was written already is answered as such."""
+    """Rows of the plan as patches. To send one again is safe: what was written already is answered as such.
+
+    Whatever it has learnt is in the run's details at once, so that a load that fails tells how far it came.
+    """
 
     batch_rows = convex.ROWS_A_BATCH
     concurrency = convex.CALLS_AT_ONCE
@@ -172,7 +190,15 @@ class ConvexTarget:
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
-        self._standing: Mapping[str, Mapping[str, Any]] | None = None
+        self._reading = asyncio.Lock()
+        self._standing: Mapping[str, Sequence[Row]] | None = None
+        with scope.engine.connect() as connection:
+            run = tables.run
+            planned = select(run.c.planned_counts, run.c.planned_reasons).where(run.c.id == scope.run_id)
+            self._planned = connection.execute(planned).one()
+            states, codes = outcome_counts(connection, scope.run_id)
+        self._states, self._codes = Counter(states), Counter(codes)
+        self._tell()
 
     async def moved(self, changes: Sequence[Change]) -> Mapping[int, str]:  # noqa: ARG002 - the protocol's
         """Nothing: Convex compares in the transaction that writes."""
@@ -180,15 +206,17 @@ class ConvexTarget:
 
     async def write(self, changes: Sequence[Change]) -> Sequence[Outcome]:
         """Write; what was written is noted in the landing as well, for the verification."""
-        answers = await (await convex_of(self._scope)).patch([_patch(change) for change in changes])
-        outcomes = [
-            Outcome(seq=change.seq, state=state, error_code=code, record_id=_document_of(change))
-            for change, answer in zip(changes, answers, strict=True)
-            for state, code in [_OUTCOMES[answer]]
+        patches = [_patch(change) for change in changes]
+        answers = [_OUTCOMES[answer] for answer in await (await convex_of(self._scope)).patch(patches)]
+        written = [patch for patch, (state, _) in zip(patches, answers, strict=True) if state is ChangeState.APPLIED]
+        await asyncio.to_thread(note_written, self._scope, written)
+        self._states.update(state for state, _ in answers)
+        self._codes.update(code for _, code in answers if code is not None)
+        self._tell()
+        return [
+            Outcome(seq=change.seq, state=state, error_code=code, record_id=patch.document_id)
+            for change, patch, (state, code) in zip(changes, patches, answers, strict=True)
         ]
-        written = [c for c, outcome in zip(changes, outcomes, strict=True) if outcome.state is ChangeState.APPLIED]
-        await asyncio.to_thread(_note_written, self._scope, written)
-        return outcomes
 
     async def find_written(self, changes: Sequence[Change]) -> Mapping[int, Outcome]:  # noqa: ARG002 - the protocol's
         """None that need be known: to send a patch again tells."""
@@ -198,206 +226,97 @@ class ConvexTarget:
         """Patch the previous values back where the row still holds ours."""
         back = [_reverse(_patch(change)) for change in changes]
         if dry_run:
-            held = await self._rows()
-            undone = [_holds(held.get(patch.document_id), patch) for patch in back]
+            standing = await self._rows()
+            codes = [None if _holds(standing.get(patch.clerk_id, ()), patch) else CHANGED_SINCE for patch in back]
         else:
-            answers = await (await convex_of(self._scope)).patch(back)
-            undone = [_OUTCOMES[answer][0] is ChangeState.APPLIED for answer in answers]
+            answers = [_OUTCOMES[answer] for answer in await (await convex_of(self._scope)).patch(back)]
+            codes = [code if state is not ChangeState.CONFLICT else CHANGED_SINCE for state, code in answers]
         return [
-            Outcome(seq=change.seq, state=ChangeState.UNDONE)
-            if done
-            else Outcome(seq=change.seq, state=ChangeState.APPLIED, error_code=CHANGED_SINCE)
-            for change, done in zip(changes, undone, strict=True)
+            Outcome(seq=change.seq, state=ChangeState.APPLIED if code else ChangeState.UNDONE, error_code=code)
+            for change, code in zip(changes, codes, strict=True)
         ]
 
-    async def _rows(self) -> Mapping[str, Mapping[str, Any]]:
-        """The table as it is: to say what an undo would do takes a reading, since nothing may be written."""
-        if self._standing is None:
-            deployment = await convex_of(self._scope)
-            self._standing = {row.document_id: row.fields async for page in deployment.pages() for row in page.rows}
-        return self._standing
+    async def _rows(self) -> Mapping[str, Sequence[Row]]:
+        """The rows, by Clerk id, of the users that the run has changed: read once, whoever asks.
+
+        To say what an undo would do takes a reading of the table, since nothing may be written.
+        """
+        async with self._reading:
+            if self._standing is None:
+                wanted = await asyncio.to_thread(self._changed_users)
+                found: defaultdict[str, list[Row]] = defaultdict(list)
+                async for page in (await convex_of(self._scope)).pages():
+                    for row in page.rows:
+                        if row.clerk_id in wanted:
+                            found[row.clerk_id].append(row)
+                self._standing = found
+            return self._standing
+
+    def _changed_users(self) -> set[str]:
+        change = tables.change
+        applied = (change.c.run_id == self._scope.run_id) & (change.c.state == ChangeState.APPLIED)
+        with self._scope.engine.connect() as connection:
+            return set(connection.scalars(select(change.c.record_key).where(applied)))
+
+    def _tell(self) -> None:
+        counts, reasons = with_outcomes(*self._planned, self._states, self._codes)
+        problems = counts[Action.REJECT] + counts[Action.CONFLICT] + counts["failed"]
+        self._scope.details |= _result(
+            users=counts["source"], written=counts["applied"], problems=problems, reasons=reasons
+        )
 
 
 def _patch(change: Change) -> Patch:
-    before, after = dict(change.before or {}), dict(change.after or {})
+    before, after = _sendable(change.before), _sendable(change.after)
     document_id = str(before.pop(DOCUMENT))
     after.pop(DOCUMENT)
     return Patch(document_id=document_id, clerk_id=change.record_key, before=before, after=after)
+
+
+def _sendable(values: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Values of the journal as they were read: what is too large for an int of 64 bits was a float."""
+    return {
+        name: float(value) if isinstance(value, int) and abs(value) > EXACT else value
+        for name, value in (values or {}).items()
+    }
 
 
 def _reverse(patch: Patch) -> Patch:
     return Patch(document_id=patch.document_id, clerk_id=patch.clerk_id, before=patch.after, after=patch.before)
 
 
-def _document_of(change: Change) -> str:
-    return str((change.before or {})[DOCUMENT])
-
-
-def _holds(fields: Mapping[str, Any] | None, patch: Patch) -> bool:
-    """Whether a row holds what a patch expects, or what it would write."""
-    if fields is None:
+def _holds(rows: Sequence[Row], patch: Patch) -> bool:
+    """Whether the user's one row is the patch's, and holds what that expects or what it would write."""
+    if [row.document_id for row in rows] != [patch.document_id]:
         return False
     names = {*patch.before, *patch.after}
-    held = {name: fields[name] for name in names if name in fields}
+    held = {name: value for name, value in rows[0].fields.items() if name in names}
     return held in (dict(patch.before), dict(patch.after))
-
-
-# --- the workspace's deployment --------------------------------------------------------------------------------------
-
-
-async def convex_of(scope: Scope) -> Convex:
-    """The client for the workspace's table; all who use it in this process share its slots."""
-    access = _access(scope)
-    url, deploy_key = access.url.resolve(), access.deploy_key.resolve()
-    names = TableNames(table=access.table.resolve(), index=access.index.resolve(), id_field=access.id_field.resolve())
-
-    async def connected() -> Convex:
-        return convex.connect(
-            await shared_http(scope),
-            url=url,
-            deploy_key=deploy_key,
-            names=names,
-            retry_budget=RetryBudget(),
-            clock=SystemClock(),
-        )
-
-    return await scope.shared.get(("convex", url, deploy_key, names), connected)
-
-
-def _workspace(scope: Scope) -> Workspace:
-    return scope.registry.workspace(scope.partition_key)
-
-
-def _access(scope: Scope) -> ConvexAccess:
-    workspace = _workspace(scope)
-    if workspace.convex is None:
-        raise ConfigurationError("missing_section", f"{workspace.label} has no convex section in the registry; add it.")
-    return workspace.convex
-
-
-# --- landing and frames ----------------------------------------------------------------------------------------------
-
-
-async def _land_rows(scope: Scope, deployment: Convex) -> None:
-    """Land the table's rows page by page, from the cursor on."""
-    position = await asyncio.to_thread(_position, scope)
-    if position is not None and position["done"]:
-        return
-    read = 0 if position is None else position["read"]
-    async for page in deployment.pages(None if position is None else position["cursor"]):
-        scope.safe_point()
-        await asyncio.to_thread(_land_page, scope, page, read=read)
-        read += len(page.rows) + len(page.rejected)
-        scope.report("convex rows", read, None)
-
-
-def _position(scope: Scope) -> dict[str, Any] | None:
-    with scope.engine.connect() as connection:
-        return read_cursor(connection, backfill=scope.backfill, partition_key=scope.partition_key, stream=STREAM)
-
-
-def _land_page(scope: Scope, page: Page, *, read: int) -> None:
-    with scope.engine.begin() as connection:
-        if not read:
-            connection.execute(delete(convex_user).where(convex_user.c.partition_key == scope.partition_key))
-        rows: list[Row | RejectedRow] = [*page.rows, *page.rejected]
-        land_rows(connection, convex_user, [_landed(scope, row, number) for number, row in enumerate(rows, start=read)])
-        write_cursor(
-            connection,
-            backfill=scope.backfill,
-            partition_key=scope.partition_key,
-            stream=STREAM,
-            position={
-                "cursor": page.following,
-                "read": read + len(rows),
-                "done": page.following is None,
-            },
-        )
-
-
-def _landed(scope: Scope, row: Row | RejectedRow, number: int) -> Mapping[str, Any]:
-    if isinstance(row, Row):
-        own = {"document_id": row.document_id, "rejected": None, "clerk_id": row.clerk_id, "fields": dict(row.fields)}
-    else:
-        # A row without even an id still counts as one.
-        own = {"document_id": row.id or f"unreadable {number}", "rejected": row.code, "clerk_id": None, "fields": {}}
-    return {"partition_key": scope.partition_key, **own}
-
-
-def _note_written(scope: Scope, changes: Sequence[Change]) -> None:
-    """The landing as Convex is now."""
-    rows = [
-        {"document_id": patch.document_id, "gone": list(patch.before), "fields": dict(patch.after)}
-        for patch in map(_patch, changes)
-    ]
-    with scope.engine.begin() as connection:
-        connection.execute(
-            text(
-                "UPDATE backfill.convex_user AS c SET fields = (c.fields - w.gone) || w.fields"
-                " FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS w(document_id text, gone text[], fields jsonb)"
-                " WHERE c.partition_key = :key AND c.document_id = w.document_id"
-            ),
-            {"rows": orjson.dumps(rows).decode(), "key": scope.partition_key},
-        )
-
-
-def _planned(scope: Scope, *, list_skips: bool) -> UsersPlan:
-    options = scope.options
-    clear_nulls = options.clear_nulls if isinstance(options, ConvexUsersOptions) else False
-    return plan_users(_pairs(scope), clear_nulls=clear_nulls, list_skips=list_skips)
-
-
-def _pairs(scope: Scope) -> Iterator[pd.DataFrame]:
-    """Users beside the rows that have their id, sorted by it; joined where both are, which costs no memory here."""
-    columns = ["u.user_id", "u.rejected", *(f"u.{name}" for name in FIELD_OF.values())]
-    columns += ["c.document_id", "c.rejected", "c.clerk_id", "c.fields"]
-    statement = sql.SQL(
-        "SELECT json_build_array({})::text"
-        " FROM (SELECT * FROM backfill.clerk_user WHERE partition_key = %(key)s) AS u"
-        " FULL JOIN (SELECT * FROM backfill.convex_user WHERE partition_key = %(key)s) AS c ON c.clerk_id = u.user_id"
-        ' ORDER BY coalesce(u.user_id, c.document_id) COLLATE "C", c.document_id COLLATE "C"'
-    ).format(sql.SQL(", ").join(sql.SQL(column) for column in columns))
-    with scope.engine.begin() as connection:
-        connection.execute(text("SET LOCAL work_mem = '128MB'"))
-        _, blocks = stream_columns(connection, statement, {"key": scope.partition_key})
-        for block in blocks:
-            rows = orjson.loads(f"[{','.join([row[0] for row in block])}]")
-            yield pd.DataFrame(rows, columns=[*USER_COLUMNS, *ROW_COLUMNS], dtype=object)
 
 
 # --- what a run tells ------------------------------------------------------------------------------------------------
 
 
-def _told(scope: Scope, plan: UsersPlan, *, users: int) -> Iterator[pd.DataFrame]:
+def _told(scope: Scope, plan: UsersPlan) -> Iterator[pd.DataFrame]:
     """The plan's frames; what they come to is told after the last one."""
-    problems: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    problems = 0
     for frame in plan.frames:
-        problems.update(frame[frame["action"].isin((Action.REJECT, Action.CONFLICT))]["reason"].tolist())
+        reasons.update(frame["reason"].dropna().tolist())
+        problems += int(frame["action"].isin((Action.REJECT, Action.CONFLICT)).sum())
         yield frame
-    scope.details.update(
-        totalClerkUsers=users,
-        successCount=0,
-        errorCount=problems.total(),
-        timestamp=datetime.now(UTC).isoformat(),
-        reasons=dict(sorted((problems + plan.skips).items())),
-    )
+    scope.details |= _result(users=plan.users, written=0, problems=problems, reasons=reasons + plan.skips)
     scope.details[GONE_FROM_CLERK] = plan.gone_from_clerk
     if plan.gone_from_clerk:
         scope.warnings.add(GONE_FROM_CLERK)
 
 
-def _tell_result(scope: Scope) -> None:
-    """What came of the run's rows."""
-    with scope.engine.connect() as connection:
-        states, _ = outcome_counts(connection, scope.run_id)
-        problems = _planned_problems(connection, scope)
-    scope.details.update(
-        successCount=states.get(ChangeState.APPLIED, 0),
-        errorCount=problems + states.get(ChangeState.FAILED, 0) + states.get(ChangeState.CONFLICT, 0),
-        timestamp=datetime.now(UTC).isoformat(),
-    )
-
-
-def _planned_problems(connection: Connection, scope: Scope) -> int:
-    counts = connection.scalar(text("SELECT planned_counts FROM backfill.run WHERE id = :id"), {"id": scope.run_id})
-    return int(counts.get(Action.REJECT, 0) + counts.get(Action.CONFLICT, 0)) if counts else 0
+def _result(*, users: int, written: int, problems: int, reasons: Mapping[str, int]) -> Mapping[str, Any]:
+    """The figures of a run: `errorCount` is what was rejected, left as a conflict, or failed."""
+    return {
+        "totalClerkUsers": users,
+        "successCount": written,
+        "errorCount": problems,
+        "timestamp": datetime.now(UTC).isoformat(),
+        "reasons": dict(sorted(reasons.items())),
+    }

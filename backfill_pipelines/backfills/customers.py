@@ -11,10 +11,11 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import pandas as pd
@@ -26,7 +27,14 @@ from sqlalchemy.exc import DBAPIError
 from backfill_pipelines.backfills.customers_audit import KEY_VARIABLE, hash_key, is_audited, write_audit
 from backfill_pipelines.backfills.customers_identity import GroupKeys, IdentityRules
 from backfill_pipelines.backfills.customers_plan import CUSTOMER, JOB, LEAD, CustomersPlan, plan_customers
-from backfill_pipelines.backfills.customers_source import read_customers, read_jobs, read_known, read_leads
+from backfill_pipelines.backfills.customers_source import (
+    are_all_linked,
+    read_customers,
+    read_jobs,
+    read_known,
+    read_leads,
+    read_strangers,
+)
 from backfill_pipelines.backfills.customers_tables import (
     ProductTables,
     jobs_of_no_client,
@@ -43,6 +51,8 @@ from backfill_pipelines.errors import BackfillError, ConfigurationError, DataErr
 from backfill_pipelines.registry import Client, CustomersSettings
 
 _log = logging.getLogger(__name__)
+
+_FRAMES_AHEAD = 4
 
 
 class Customers:
@@ -89,15 +99,23 @@ class Customers:
         with scope.engine.connect() as connection, connection.begin(), _without_garbage_collection():
             connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
             tables = read_tables(connection, scope.registry)
-            plan = plan_customers(
-                _with_progress(scope, _read_ahead(read_leads(connection, tables, client_id))),
-                read_customers(connection, tables, client_id),
-                read_jobs(connection, tables, client_id),
-                rules=identity_rules(scope),
-                keys=keys,
-                known=read_known(connection, tables, client_id),
-                list_skips=scope.registry.store_skips(self.name, scope.partition_key),
-            )
+            list_skips = scope.registry.store_skips(self.name, scope.partition_key)
+            known = read_known(connection, tables, client_id, with_strangers=False)
+            with_fields = not are_all_linked(connection, tables, client_id)
+            with _read_ahead(
+                read_leads(connection, tables, client_id, with_fields=with_fields),
+                read_customers(connection, tables, client_id, with_fields=with_fields),
+                read_jobs(connection, tables, client_id, list_linked=list_skips),
+            ) as (leads, customers, jobs):
+                plan = plan_customers(
+                    _with_progress(scope, leads),
+                    customers,
+                    jobs,
+                    rules=identity_rules(scope),
+                    keys=keys,
+                    known=lambda ids: replace(known, strangers=read_strangers(connection, tables, ids)),
+                    list_skips=list_skips,
+                )
         scope.details.update(plan.figures)
         if _log.isEnabledFor(logging.INFO):
             _tell_groups(scope, plan)
@@ -313,13 +331,26 @@ def _unseen_by_garbage_collection(frames: Iterator[pd.DataFrame]) -> Iterator[pd
         gc.unfreeze()
 
 
-def _read_ahead(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    """The frames, of which the next is read while the last is worked on: database and process each have a core."""
+@contextmanager
+def _read_ahead(*sources: Iterator[pd.DataFrame]) -> Iterator[list[Iterator[pd.DataFrame]]]:
+    """The sources, to be worked on one after the other, while what comes next is read: both sides have a core each."""
+
+    def read() -> Iterator[pd.DataFrame | None]:
+        for source in sources:
+            yield from source
+            yield None  # Said at once, not when the next source's first frame is there.
+
+    frames = read()
     with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(next, frames, None)
-        while (frame := ahead.result()) is not None:
-            ahead = reader.submit(next, frames, None)
-            yield frame
+        ahead = deque(reader.submit(next, frames, None) for _ in range(_FRAMES_AHEAD))
+
+        def next_source() -> Iterator[pd.DataFrame]:
+            while (frame := ahead.popleft().result()) is not None:
+                ahead.append(reader.submit(next, frames, None))
+                yield frame
+            ahead.append(reader.submit(next, frames, None))
+
+        yield [next_source() for _ in sources]
 
 
 def _with_progress(scope: Scope, frames: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:

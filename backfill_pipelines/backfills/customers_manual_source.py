@@ -17,6 +17,7 @@ from sqlalchemy import Connection, text
 from backfill_pipelines.backfills.customers_manual import UNIQUE_VALUES, StandingCustomer
 from backfill_pipelines.backfills.customers_plan import CREATED_BY
 from backfill_pipelines.backfills.customers_tables import ProductTables
+from backfill_pipelines.backfills.customers_times import time_as_number
 from backfill_pipelines.database.bulk import driver_connection
 from backfill_pipelines.database.catalogue import TableShape
 
@@ -63,7 +64,7 @@ def read_customer(connection: Connection, tables: ProductTables, identifier: str
         psid=customer.column("t", "messenger_psid"),
         metadata=metadata,
         created_by=sql.Literal(CREATED_BY),
-        updated_at=_microseconds(customer, "updated_at"),
+        updated_at=time_as_number(customer.column("t", "updated_at")),
         table=customer.table,
         id=customer.column("t", "id"),
     )
@@ -100,7 +101,7 @@ def read_leads_of(connection: Connection, tables: ProductTables, customer_id: st
         columns=_listed(
             [
                 *(sql.SQL("{}::text").format(lead.column("t", name)) for name in _LEAD_TEXTS),
-                *(_microseconds(lead, name) for name in _LEAD_TIMES),
+                *(time_as_number(lead.column("t", name)) for name in _LEAD_TIMES),
             ]
         ),
         table=lead.table,
@@ -219,10 +220,6 @@ def merged_into(connection: Connection, identifier: str) -> str | None:
         text("SELECT into_customer_id FROM backfill.customer_merge WHERE from_customer_id = :id"), {"id": identifier}
     )
     return found
-
-
-def _microseconds(table: TableShape, name: str) -> sql.Composable:
-    return sql.SQL("coalesce((extract(epoch FROM {}) * 1000000)::bigint, 0)").format(table.column("t", name))
 
 
 def _listed(parts: Iterable[sql.Composable]) -> sql.Composed:

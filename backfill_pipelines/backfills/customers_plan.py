@@ -7,9 +7,8 @@ belong here: who belongs together (`customers_grouping.py`) and executing (`cust
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,19 +16,23 @@ import numpy as np
 import orjson
 import pandas as pd
 
-from backfill_pipelines.backfills.customers_existing import PRESENT, Customer, Customers
-from backfill_pipelines.backfills.customers_grouping import (
+from backfill_pipelines.backfills.customers_drafts import Drafts, as_array
+from backfill_pipelines.backfills.customers_existing import Customers
+from backfill_pipelines.backfills.customers_grouping import group_leads
+from backfill_pipelines.backfills.customers_groups import (
+    CONFLICTS,
     EMAIL,
     INDIVIDUAL,
+    KINDS,
     PHONE,
     PSID,
     SHARED_PHONE,
     SPLIT_GROUP,
-    Group,
     Grouping,
-    group_leads,
+    Numbers,
 )
-from backfill_pipelines.backfills.customers_identity import NONE, GroupKeys, IdentityRules, KnownCustomers, LeadColumns
+from backfill_pipelines.backfills.customers_identity import GroupKeys, IdentityRules, KnownCustomers, LeadColumns
+from backfill_pipelines.backfills.customers_values import NONE
 from backfill_pipelines.engine.plan import Action, plan_frame
 
 CREATED_BY = "backfill_pipelines.customers"
@@ -54,44 +57,6 @@ class CustomersPlan:
     grouping: Grouping
 
 
-class _Drafts:
-    """The customers that groups are or become: their fields as the leads have them, in columns of numbers."""
-
-    def __init__(self, groups: Sequence[Group]) -> None:
-        self.groups: list[Group] = []
-        """By draft: the first of the groups that are this customer."""
-        self.of_group = array("i")
-        """By group: its draft, or `NONE` for a group in conflict."""
-        self.of_existing: dict[str, int] = {}
-        """By the id of a customer that is there: its draft."""
-        for group in groups:
-            number = len(self.groups)
-            if group.conflict is not None:
-                self.of_group.append(NONE)
-                continue
-            if group.customer is not None:
-                number = self.of_existing.setdefault(group.customer.id, number)
-            if number == len(self.groups):
-                self.groups.append(group)
-            self.of_group.append(number)
-        size = len(self.groups)
-        self.lead_count = array("i", [0]) * size
-        # Leads, of which the draft has its name or company.
-        self.name, self.company = array("i", [NONE]) * size, array("i", [NONE]) * size
-        self.phone, self.email, self.psid = (array("i", [NONE]) * size for _ in range(3))
-        self.gains = bytearray(size)
-        """Whether a lead is linked to it that was not."""
-        self.reasons: dict[int, str] = {}
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def id(self, draft: int) -> str:
-        """The id of the customer."""
-        group = self.groups[draft]
-        return group.own_id if group.customer is None else group.customer.id
-
-
 def plan_customers(
     leads: Iterable[pd.DataFrame],
     customers: Iterable[pd.DataFrame],
@@ -99,21 +64,24 @@ def plan_customers(
     *,
     rules: IdentityRules,
     keys: GroupKeys,
-    known: KnownCustomers,
+    known: Callable[[Collection[str]], KnownCustomers],
     list_skips: bool = True,
 ) -> CustomersPlan:
     """Say which customers a client's leads and jobs have.
 
-    `leads` as `LeadColumns.add` takes them; `customers` (of this client) with id, name, phone, email, messenger_psid,
-    ours, lead_count, updated_at; `jobs` (of the client's leads) with id, lead_id, customer_id. Without `list_skips`
-    what is linked already is only counted: in a run with nothing to do that is everything.
+    `leads` as `LeadColumns.add` takes them; `customers` (of this client) as `Customers` does; `jobs` (of the client's
+    leads) with id, lead_id, customer_id. A job without an id stands for as many as its customer_id says that are linked
+    to the customer of their lead already. `known` is asked once, with the ids that leads are linked to and that are
+    none of the client's customers. Without `list_skips` what is linked already is only counted: in a run with nothing
+    to do that is everything.
     """
     columns = LeadColumns(rules)
     columns.add(leads)
     there = Customers(customers, columns)
     columns.forget_raw_values()
-    grouping = group_leads(columns, there, max_group_size=rules.max_group_size, keys=keys, known=known)
-    return _Planner(columns, there, grouping, keys=keys, known=known, list_skips=list_skips).plan(jobs)
+    knowledge = known(there.strangers.values())
+    grouping = group_leads(columns, there, max_group_size=rules.max_group_size, keys=keys, known=knowledge)
+    return _Planner(columns, there, grouping, keys=keys, known=knowledge, list_skips=list_skips).plan(jobs)
 
 
 class _Planner:
@@ -130,187 +98,120 @@ class _Planner:
         self._leads, self._customers, self._grouping = leads, customers, grouping
         self._list_skips = list_skips
         self._keys, self._known = keys, known
-        self._group_of, self._linked_to = grouping.group_of, grouping.linked_to
-        self._drafts = _Drafts(grouping.groups)
+        self._is_unlinked = np.array(leads.link) == NONE
+        self._drafts = Drafts(leads, customers, grouping)
         self._figures: dict[str, Any] = {}
-        self._by_id = array("i", sorted(range(len(leads)), key=leads.ids.__getitem__))
 
     def plan(self, jobs: Iterable[pd.DataFrame]) -> CustomersPlan:
-        self._count_leads()
-        if any(self._drafts.gains):
-            oldest_first = self._by_age()
-            self._collect_values(oldest_first)
-            self._share_out(PHONE, oldest_first)
-            if self._known.unique_email:
-                self._share_out(EMAIL, oldest_first)
+        """The plan; leads are put in order only as far as they have rows, or a customer gains by them."""
+        is_told = self._is_unlinked | (np.array(self._grouping.group_of) == NONE) | self._list_skips
+        members = np.flatnonzero(is_told | self._drafts.is_source).tolist()
+        by_id = np.array(sorted(members, key=self._leads.ids.__getitem__), dtype=np.int32)
+        if self._drafts.is_source.any():
+            self._drafts.fill(by_id[self._drafts.is_source[by_id]], self._known)
         job_rows = self._read_jobs(jobs)
         self._count(job_rows)
         return CustomersPlan(
             source=len(self._leads) + self._figures["jobs_total"],
             figures=self._figures,
-            frames=self._frames(job_rows),
+            frames=self._frames(by_id[is_told[by_id]], job_rows),
             skips={} if self._list_skips else self._skips(),
             grouping=self._grouping,
         )
 
     # --- customers -------------------------------------------------------------------------------------------------
 
-    def _by_age(self) -> array[int]:
-        """The leads, oldest first; of one moment by id."""
-        by_id = np.array(self._by_id)
-        created = np.array(self._leads.created, dtype=np.int64)[by_id]
-        return array("i", by_id[np.argsort(created, kind="stable")].astype(np.int32).tobytes())
-
-    def _draft_of(self, lead: int) -> int:
-        """The draft of a lead's group, or `NONE`."""
-        group = self._group_of[lead]
-        return NONE if group == NONE else self._drafts.of_group[group]
-
-    def _count_leads(self) -> None:
-        """Count each customer's leads, and note which gain one."""
-        drafts = self._drafts
-        for lead, linked in enumerate(self._linked_to):
-            draft = self._draft_of(lead)
-            if linked is not None and (draft == NONE or drafts.groups[draft].customer is not linked):
-                # Of a group in conflict, or of no group: its customer counts it all the same.
-                draft = drafts.of_existing.get(linked.id, NONE)
-            if draft != NONE:
-                drafts.lead_count[draft] += 1
-                drafts.gains[draft] |= linked is None
-
-    def _collect_values(self, oldest_first: Iterable[int]) -> None:
-        """Give each customer that gains a lead what its leads have; the newest comes last, so that its values stay."""
-        for lead in oldest_first:
-            linked, draft = self._linked_to[lead], self._draft_of(lead)
-            if draft == NONE or not self._drafts.gains[draft]:
-                continue
-            if linked is None or self._drafts.groups[draft].customer is linked:
-                self._take_values(draft, lead)
-
-    def _take_values(self, draft: int, lead: int) -> None:
-        leads, drafts = self._leads, self._drafts
-        if leads.names.has(lead):
-            drafts.name[draft] = lead
-        if lead in leads.companies:
-            drafts.company[draft] = lead
-        for mine, its in ((drafts.phone, leads.phone), (drafts.email, leads.email), (drafts.psid, leads.psid)):
-            if its[lead] != NONE:
-                mine[draft] = its[lead]
-
-    def _share_out(self, column: str, oldest_first: Iterable[int]) -> None:
-        """Give each phone (address) to one customer: who has it keeps it, else the one with the oldest lead with it."""
-        stored = self._leads.stored_phone if column == PHONE else self._leads.emails.keys.__getitem__
-        owner = self._owners(column, stored)
-        values, wanted = (
-            (self._leads.phone, self._drafts.phone) if column == PHONE else (self._leads.email, self._drafts.email)
-        )
-        for lead in oldest_first:
-            draft, value = self._draft_of(lead), values[lead]
-            if NONE in (draft, value) or wanted[draft] != value:
-                continue
-            existing = self._drafts.groups[draft].customer
-            if existing is not None and getattr(existing, column) is PRESENT:
-                # It is not to be filled, so it wants nothing.
-                wanted[draft] = NONE
-                continue
-            identifier = self._drafts.id(draft)
-            if owner.setdefault(stored(value), identifier) != identifier:
-                wanted[draft] = NONE
-                self._drafts.reasons[draft] = SHARED_PHONE if column == PHONE else "shared_email"
-
-    def _owners(self, column: str, stored: Callable[[int], str]) -> dict[str, str]:
-        """Which customer holds a value already, in the form in which it is stored."""
-        if column == PHONE:
-            owner = dict.fromkeys(self._known.phones_held_elsewhere, "") | self._customers.unread_phones
-        else:
-            owner = dict.fromkeys(self._known.emails_held_elsewhere, "")
-        for customer in self._customers.by_id.values():
-            number = customer.phone_number if column == PHONE else customer.email_number
-            if number != NONE:
-                owner[stored(number)] = customer.id
-        return owner
-
-    def _fields(self, draft: int) -> dict[str, str | None]:
-        leads, drafts = self._leads, self._drafts
-        name, company = drafts.name[draft], drafts.company[draft]
-        phone, email, psid = drafts.phone[draft], drafts.email[draft], drafts.psid[draft]
-        return {
-            "name": leads.names[name] if name != NONE else leads.companies[company] if company != NONE else None,
-            "phone": None if phone == NONE else leads.stored_phone(phone),
-            "email": None if email == NONE else leads.emails.keys[email],
-            "messenger_psid": None if psid == NONE else leads.psids.keys[psid],
-        }
-
     def _customer_rows(self) -> Iterator[tuple[Any, ...]]:
-        drafts = self._drafts
-        for draft in sorted(range(len(drafts)), key=drafts.id):
-            group = drafts.groups[draft]
-            if group.customer is None:
-                reason = drafts.reasons.get(draft) or group.reason
-                yield (CUSTOMER, group.own_id, _CREATE, reason, None, self._created(draft))
-            elif changed := self._changed(draft, group.customer):
-                before = {name: _old(group.customer, name) for name in changed}
-                before["updated_at"] = group.customer.updated_at
-                reason = drafts.reasons.get(draft)
-                yield (CUSTOMER, group.customer.id, _UPDATE, reason, _json(before), _json(changed))
+        drafts, groups = self._drafts, self._grouping.groups
+        customers, made_for = as_array(drafts.customer), as_array(drafts.group)
+        kinds, values, shares_phone = groups.kind.tobytes(), as_array(groups.value), groups.shares_phone.tobytes()
+        for draft in sorted(self._moving_drafts(), key=drafts.id):
+            customer, identifier, reason = customers[draft], drafts.id(draft), drafts.reasons.get(draft)
+            if customer == NONE:
+                group = made_for[draft]
+                reason = reason or (SHARED_PHONE if shares_phone[group] else None)
+                after = self._created(draft, KINDS[kinds[group]], values[group])
+                yield (CUSTOMER, identifier, _CREATE, reason, None, after)
+            elif changed := self._changed(draft, customer):
+                before = {name: self._old(customer, name) for name in changed}
+                before["updated_at"] = self._customers.updated[customer]
+                yield (CUSTOMER, identifier, _UPDATE, reason, _json(before), _json(changed))
         # A group in conflict all of whose leads are linked has no lead row that would tell of it.
-        unlinked = {self._group_of[lead] for lead, customer in enumerate(self._linked_to) if customer is None}
-        for number, group in enumerate(self._grouping.groups):
-            if group.conflict == SPLIT_GROUP and number not in unlinked:
-                group_hash = self._keys.hash(group.kind, group.value)
-                yield (CUSTOMER, self._keys.customer_id(group_hash), _CONFLICT, SPLIT_GROUP, None, None)
+        is_told = np.zeros(len(groups) + 1, dtype=np.bool_)
+        is_told[np.array(self._grouping.group_of)[self._is_unlinked]] = True
+        is_split = groups.conflict == CONFLICTS.index(SPLIT_GROUP)
+        untold = np.flatnonzero(is_split & ~is_told[:-1]).tolist()
+        for identifier in sorted(self._keys.customer_id(self._keys.hash(*groups.name(each))) for each in untold):
+            yield (CUSTOMER, identifier, _CONFLICT, SPLIT_GROUP, None, None)
 
-    def _created(self, draft: int) -> str:
-        group, lead_count = self._drafts.groups[draft], self._drafts.lead_count[draft]
+    def _moving_drafts(self) -> list[int]:
+        """The customers that are new, gain a lead, or are ours and count their leads otherwise."""
+        drafts, customers = self._drafts, self._customers
+        is_there = drafts.customer != NONE
+        counted = np.array(customers.lead_counts, dtype=np.float64)[drafts.customer[is_there]]
+        is_moving = drafts.gains[:-1].copy()
+        is_moving[is_there] |= ~customers.is_peoples[drafts.customer[is_there]] & (
+            counted != drafts.lead_count[is_there]
+        )
+        moving: list[int] = np.flatnonzero(is_moving).tolist()
+        return moving
+
+    def _created(self, draft: int, kind: str, value: int) -> str:
+        lead_count = int(self._drafts.lead_count[draft])
         metadata = {
             "createdBy": CREATED_BY,
-            "groupKey": self._keys.hash(group.kind, group.value),
-            "groupType": group.kind,
+            "groupKey": self._keys.hash(kind, self._grouping.groups.identifier(kind, value)),
+            "groupType": kind,
             "leadCount": lead_count,
             "multipleLeads": lead_count > 1,
         }
-        return _json({"client_id": self._keys.client_id, "metadata": metadata, **self._fields(draft)})
+        return _json({"client_id": self._keys.client_id, "metadata": metadata, **self._drafts.fields(draft)})
 
-    def _changed(self, draft: int, customer: Customer) -> dict[str, Any]:
+    def _changed(self, draft: int, customer: int) -> dict[str, Any]:
         """What an existing customer lacks; nothing is ever overwritten but our own count of leads."""
         changed: dict[str, Any] = {}
         if self._drafts.gains[draft]:
             changed = {
                 name: value
-                for name, value in self._fields(draft).items()
-                if value is not None and _old(customer, name) is not PRESENT
+                for name, value in self._drafts.fields(draft).items()
+                if value is not None and not self._customers.has(customer, name)
             }
-        lead_count = self._drafts.lead_count[draft]
-        if customer.ours and customer.lead_count != lead_count:
+        lead_count = int(self._drafts.lead_count[draft])
+        if self._customers.ours[customer] and self._customers.lead_counts[customer] != lead_count:
             changed["lead_count"] = lead_count
         return changed
 
+    def _old(self, customer: int, name: str) -> Any:
+        if name == "lead_count":
+            return self._customers.lead_counts[customer]
+        return self._customers.empty_value(customer, name)
+
     # --- leads -----------------------------------------------------------------------------------------------------
 
-    def _lead_rows(self) -> Iterator[tuple[Any, ...]]:
+    def _lead_rows(self, by_id: Numbers) -> Iterator[tuple[Any, ...]]:
         leads, groups, reasons = self._leads, self._grouping.groups, self._grouping.reason_of
+        drafts, found, strangers = as_array(self._drafts.of_lead), as_array(groups.customer), self._customers.strangers
         told: set[int] = set()
-        for lead in self._by_id:
-            number, identifier = self._group_of[lead], leads.ids[lead]
-            linked = leads.customer_ids[lead]
+        for lead in by_id.tolist():
+            number, identifier, link = self._grouping.group_of[lead], leads.ids[lead], leads.link[lead]
             if number == NONE:
-                reason = "foreign_customer" if self._known.strangers.get(linked or "") else "dangling_customer"
+                reason = "foreign_customer" if self._known.strangers.get(strangers[link]) else "dangling_customer"
                 yield (LEAD, identifier, _CONFLICT, reason, None, None)
                 continue
-            if linked is not None:
-                if self._list_skips:
-                    yield (LEAD, identifier, _SKIP, "already_linked", None, None)
+            if link != NONE:
+                yield (LEAD, identifier, _SKIP, "already_linked", None, None)
                 continue
-            draft, group = self._drafts.of_group[number], groups[number]
+            draft = drafts[lead]
             if draft == NONE:
-                yield (LEAD, identifier, _CONFLICT, group.conflict, None, None)
+                yield (LEAD, identifier, _CONFLICT, CONFLICTS[groups.conflict[number]], None, None)
                 continue
             customer_id = self._drafts.id(draft)
             before = f'{{"customer_id":null,"updated_at":{leads.updated[lead]}}}'
             after = f'{{"customer_id":"{customer_id}"}}'
-            if group.customer is not None and group.own_id and number not in told:
+            if found[number] != NONE and groups.own_ids[number] and number not in told:
                 told.add(number)
-                after = f'{{"customer_id":"{customer_id}","group_key":"{self._keys.hash(group.kind, group.value)}"}}'
+                group_key = self._keys.hash(*groups.name(number))
+                after = f'{{"customer_id":"{customer_id}","group_key":"{group_key}"}}'
             yield (LEAD, identifier, _UPDATE, reasons.get(lead), before, after)
 
     # --- jobs ------------------------------------------------------------------------------------------------------
@@ -318,13 +219,18 @@ class _Planner:
     def _read_jobs(self, jobs: Iterable[pd.DataFrame]) -> _Jobs:
         """What becomes of each job; of those that are linked already only the number is kept, unless all are listed."""
         read = _Jobs()
-        sorted_ids = [self._leads.ids[lead] for lead in self._by_id]
+        places: dict[str, int] = {}
         already = total = 0
         for frame in jobs:
             columns = (frame[name].tolist() for name in ("id", "lead_id", "customer_id"))
             for identifier, lead_id, linked in zip(*columns, strict=True):
+                if identifier is None:
+                    total += int(linked)
+                    already += int(linked)
+                    continue
                 total += 1
-                lead = self._by_id[bisect_left(sorted_ids, lead_id)]
+                places = places or {lead: place for place, lead in enumerate(self._leads.ids)}
+                lead = places[lead_id]
                 customer_id = self._customer_of(lead)
                 if customer_id is not None and linked == customer_id:
                     already += 1
@@ -339,10 +245,10 @@ class _Planner:
 
     def _customer_of(self, lead: int) -> str | None:
         """The customer that a lead has, or gets."""
-        linked = self._linked_to[lead]
-        if linked is not None:
-            return linked.id
-        draft = self._draft_of(lead)
+        linked = int(self._customers.linked[lead])
+        if linked != NONE:
+            return self._customers.id(linked)
+        draft = self._drafts.remade.get(lead, int(self._drafts.of_lead[lead]))
         return None if draft == NONE else self._drafts.id(draft)
 
     def _job_rows(self, jobs: _Jobs) -> Iterator[tuple[Any, ...]]:
@@ -361,9 +267,9 @@ class _Planner:
 
     # --- frames and figures ----------------------------------------------------------------------------------------
 
-    def _frames(self, jobs: _Jobs) -> Iterator[pd.DataFrame]:
+    def _frames(self, by_id: Numbers, jobs: _Jobs) -> Iterator[pd.DataFrame]:
         yield from _framed(self._customer_rows())
-        yield from _framed(self._lead_rows())
+        yield from _framed(self._lead_rows(by_id))
         yield from _framed(self._job_rows(jobs))
 
     def _skips(self) -> dict[str, int]:
@@ -371,18 +277,15 @@ class _Planner:
         return {"already_linked": count} if count else {}
 
     def _count(self, jobs: _Jobs) -> None:
-        groups = self._grouping.groups
-        kinds = Counter(group.kind for group in groups)
+        drafts = self._drafts
+        kinds = Counter(self._grouping.groups.kind.tolist())
         self._figures |= {
-            "groups": {kind: kinds[kind] for kind in (PSID, PHONE, EMAIL, INDIVIDUAL)},
+            "groups": {kind: kinds[KINDS.index(kind)] for kind in (PSID, PHONE, EMAIL, INDIVIDUAL)},
             "leads_total": len(self._leads),
-            "customers_created": sum(group.customer is None and group.conflict is None for group in groups),
-            "customers_reused": len(self._drafts.of_existing),
-            "leads_linked": sum(
-                customer_id is None and self._draft_of(lead) != NONE
-                for lead, customer_id in enumerate(self._leads.customer_ids)
-            ),
-            "leads_already_linked": sum(customer is not None for customer in self._linked_to),
+            "customers_created": int((drafts.customer == NONE).sum()),
+            "customers_reused": int((drafts.customer != NONE).sum()),
+            "leads_linked": int((self._is_unlinked & (drafts.of_lead != NONE)).sum()),
+            "leads_already_linked": int((self._customers.linked != NONE).sum()),
             "jobs_linked": jobs.states.count(_Jobs.TO_LINK),
         }
 
@@ -402,10 +305,6 @@ class _Jobs:
         self.ids.append(identifier)
         self.leads.append(lead)
         self.states.append(state)
-
-
-def _old(customer: Customer, name: str) -> Any:
-    return customer.psid if name == "messenger_psid" else getattr(customer, name)
 
 
 def _json(value: dict[str, Any]) -> str:

@@ -80,7 +80,7 @@ def land_rows(connection: Connection, table: Table, rows: Iterable[Mapping[str, 
         return
     names = [column.name for column in table.columns]
     statement = sql.SQL(
-        "INSERT INTO {table} ({names}) SELECT {names} FROM jsonb_to_recordset(%s::jsonb) AS r({typed})"
+        "INSERT INTO {table} ({names}) SELECT {names} FROM json_to_recordset(%s::json) AS r({typed})"
         " ON CONFLICT ({keys}) DO UPDATE SET {assignments}"
     ).format(
         table=sql.Identifier(str(table.schema), table.name),

@@ -261,3 +261,28 @@ convex_user = Table(
     Column("clerk_id", Text),
     Column("fields", JSONB, nullable=False),  # those of the eight that the document has, null where it holds null
 )
+
+ghl_contact = Table(
+    "ghl_contact",
+    metadata,
+    Column("partition_key", Text, primary_key=True),
+    Column("contact_id", Text, primary_key=True),
+    Column("sweep", Integer, nullable=False),  # the reading that saw it last; what an older one saw is gone
+    Column("rejected", Text),  # gone, another location's, malformed: why it has nothing but its id
+    Column("email", Text),  # as GoHighLevel spells it
+    Column("additional_emails", JSONB, nullable=False),  # texts
+    Column("phone", Text),
+    Column("first_name", Text),
+    Column("last_name", Text),
+    Column("company_name", Text),
+    Column("names_lowercased", Boolean, nullable=False),  # fit for comparing, not for display
+)
+
+ghl_lookup = Table(
+    "ghl_lookup",
+    metadata,
+    Column("partition_key", Text, primary_key=True),
+    Column("email", Text, primary_key=True),  # as addresses are compared
+    Column("sweep", Integer, nullable=False),
+    Column("outcome", Text, nullable=False),  # searched, absent, unproven
+)

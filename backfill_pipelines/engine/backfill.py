@@ -38,6 +38,10 @@ class RunOptions(BaseModel):
     )
     fresh: bool = Field(default=False, description="Start anew instead of going on with an interrupted run.")
 
+    def partitions_at_once(self, registry: Registry) -> int:
+        """How many partitions of the process may be at work at once."""
+        return registry.defaults.max_parallel_clients
+
 
 class SharedResources:
     """Resources that all partitions of a process share, each opened once, whoever asks first: clients, quotas, lists.

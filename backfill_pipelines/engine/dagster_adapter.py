@@ -52,6 +52,11 @@ def partition_keys(backfill: Backfill, registry: Registry) -> list[str]:
     return registry.partition_keys(backfill.partition_kind, backfill.uses)
 
 
+def partitions_per_run(backfill: Backfill, *, usual: int) -> int:
+    """How many partitions one run works side by side: the usual number, or more where a backfill says so."""
+    return max(usual, getattr(backfill, "partitions_per_run", 0))
+
+
 def asset_keys(backfill: Backfill) -> tuple[dg.AssetKey, dg.AssetKey, dg.AssetKey]:
     """The keys of a backfill's three assets: source, plan, target."""
     return (
@@ -149,10 +154,10 @@ def _run_partitions(
     With `log_event`, which stores the event at once. Yielding it would hand the thread to Dagster with all partitions
     at work, and an end of the run that came just then would never reach them.
     """
-    first_attempt = _first_attempt(context)
+    first_attempt, places = _first_attempt(context), runtime.places_for(options)
 
     async def one(partition_key: str) -> Run:
-        async with runtime.places:
+        async with places:
             return await run_partition(
                 runtime,
                 backfill,

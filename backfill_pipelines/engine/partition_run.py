@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import threading
+import time
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -48,6 +50,7 @@ RETRY_DELAYS = (2.0, 10.0)
 """Seconds before a partition is tried again inside its run, after a failure that may pass. The transport has by then
 retried each call for about a minute; this is for what takes a little longer, such as a database that restarts."""
 
+_LOOK_FOR_STOP_SECONDS = 0.2
 _ANALYZE_ABOVE = 10_000
 _BESIDE_ABOVE = 50_000
 """Source records of a plan that is stored over a connection of its own while another executes it."""
@@ -173,7 +176,15 @@ async def guarded(work: Callable[[], Awaitable[None]], *, scope: Scope) -> Backf
         if failure.category is not ErrorCategory.TRANSIENT or delay is None or scope.stop.is_set():
             return failure
         _log.warning("%s %s: %s, trying again in %.0f s", scope.backfill, scope.partition_key, failure.code, delay)
-        await asyncio.to_thread(scope.stop.wait, delay * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, not a secret
+        await _pause(delay * random.uniform(0.8, 1.2), scope.stop)  # noqa: S311 - jitter, not a secret
+
+
+async def _pause(seconds: float, stop: threading.Event) -> None:
+    """Wait, at most until a stop is asked for. Not in a thread: partitions that wait would take those of the others."""
+    until = time.monotonic() + seconds
+    # The stop is another thread's: nothing on this loop could be waited for.
+    while not stop.is_set() and (left := until - time.monotonic()) > 0:  # noqa: ASYNC110
+        await asyncio.sleep(min(left, _LOOK_FOR_STOP_SECONDS))
 
 
 def as_backfill_error(caught: Exception) -> BackfillError:

@@ -30,7 +30,7 @@ _STATEMENTS = {
             f"DELETE FROM backfill.{table} AS b WHERE NOT EXISTS (SELECT 1 FROM backfill.run AS r"  # noqa: S608 - ours
             " WHERE r.partition_key = b.partition_key AND r.started_at >= :before)"
         )
-        for table in ("clerk_user", "attio_person", "convex_user")
+        for table in ("clerk_user", "attio_person", "convex_user", "ghl_contact", "ghl_lookup")
     },
     "bison_lead": (
         "DELETE FROM backfill.bison_lead AS b WHERE NOT EXISTS (SELECT 1 FROM backfill.run AS r"

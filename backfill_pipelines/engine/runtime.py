@@ -26,6 +26,7 @@ from backfill_pipelines.database.location import DatabaseLocation
 from backfill_pipelines.database.locks import AdvisoryLocks
 from backfill_pipelines.database.schema import upgrade_schema
 from backfill_pipelines.engine.backfill import Backfill, Progress, RunOptions, Scope, SharedResources
+from backfill_pipelines.engine.client_rows import with_clients_of
 from backfill_pipelines.engine.ledger import Ledger
 from backfill_pipelines.engine.progress import LineProgress
 from backfill_pipelines.registry import Registry, load_registry, registry_path
@@ -65,7 +66,7 @@ class Runtime:
         self._loop = asyncio.new_event_loop()
         self._threads = ThreadPoolExecutor(_DATABASE_THREADS, thread_name_prefix="backfill")
         self._loop.set_default_executor(self._threads)
-        self._places = asyncio.Semaphore(registry.defaults.max_parallel_clients)
+        self._places: dict[int, asyncio.Semaphore] = {}
         self.large_loads = threading.BoundedSemaphore(_LARGE_LOADS)
         """Held by a load that takes two connections and two processors: so many never wait for each other's."""
         self._thread = threading.Thread(target=self._loop.run_forever, name="backfill-loop", daemon=True)
@@ -74,7 +75,12 @@ class Runtime:
     @property
     def places(self) -> asyncio.Semaphore:
         """Held by every partition at work, so that `max_parallel_clients` bounds them over all runs of the process."""
-        return self._places
+        return self.places_for(RunOptions())
+
+    def places_for(self, options: RunOptions) -> asyncio.Semaphore:
+        """The places of runs with such options: shared by all runs of the process that allow as many."""
+        count = options.partitions_at_once(self.registry)
+        return self._places.setdefault(count, asyncio.Semaphore(count))
 
     def scope(self, backfill: Backfill, partition_key: str, *, options: RunOptions, run_id: UUID) -> Scope:
         """What the steps of one partition get to see."""
@@ -164,11 +170,19 @@ def open_runtime(
     progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> Runtime:
-    """Open what the environment names: the registry, the database (or the embedded one), the newest schema."""
+    """Open what the environment names: the registry, the database (or the embedded one), the newest schema.
+
+    The registry has the clients of the database, too, where it says so: whoever opens a runtime sees the same ones.
+    """
     environ = os.environ if environ is None else environ
     current_folder = current_folder or Path.cwd()
     registry = load_registry(registry_path(environ, current_folder), environ=environ)
     location, engine = _open_engine(environ, current_folder)
+    with ExitStack() as opened:
+        opened.callback(location.close)
+        opened.callback(engine.dispose)
+        registry = with_clients_of(engine, registry)
+        opened.pop_all()
     return Runtime(registry=registry, engine=engine, progress=progress, stop=stop, location=location)
 
 

@@ -42,6 +42,7 @@ from backfill_pipelines.registry.settings import (
     BackfillSettings,
     ClientLeadsSettings,
     CustomersSettings,
+    LeadHydrationSettings,
 )
 from backfill_pipelines.registry.tables import TableNames
 
@@ -62,6 +63,7 @@ __all__ = [
     "EmailBisonAccess",
     "EmailBisonInstance",
     "GoHighLevelAccess",
+    "LeadHydrationSettings",
     "LeadRows",
     "Registry",
     "TableNames",

@@ -34,46 +34,58 @@ class DatabaseClient:
 def with_database_clients(registry: Registry, rows: Iterable[DatabaseClient]) -> Registry:
     """The registry with a client for each row that has a location and a key, after its own, by ascending id.
 
-    A client of the registry whose `leads.client_id` is the row's id wins: the row adds nothing. The key is made of the
-    name; where it is taken, the row with the smaller id keeps it and the other's ends in its id. So the result does not
-    depend on the order of the rows, and a new row with a larger id renames no partition.
+    A client of the registry wins over the row with its `leads.client_id`, and over a row with its location: such a row
+    adds what the client does not say, its location or its leads, and no client. A key is made of the name; where it is
+    taken, the row with the smaller id keeps it and the other's ends in its id. So the result does not depend on the
+    order of the rows, and a new row with a larger id renames no partition.
 
-    Raises ConfigurationError `duplicate_location` where a row shares its location with another client.
+    Raises ConfigurationError `duplicate_location` where two rows share a location, or where the row with a client's id
+    has another client's location.
     """
-    known_ids = {client.leads.client_id.identity() for client in registry.clients if client.leads is not None}
-    taken = {*registry.partition_keys("client"), *registry.partition_keys("workspace")}
-    owners = {
-        client.gohighlevel.location_id.identity(): client.label
-        for client in registry.clients
-        if client.gohighlevel is not None
+    clients = list(registry.clients)
+    by_id = {client.leads.client_id.identity(): place for place, client in enumerate(clients) if client.leads}
+    by_location = {
+        client.gohighlevel.location_id.identity(): place for place, client in enumerate(clients) if client.gohighlevel
     }
-    added = []
+    taken = {*registry.partition_keys("client"), *registry.partition_keys("workspace")}
+    own = len(clients)
     for row in sorted(rows, key=lambda row: _natural(row.id)):
         location = (row.ghl_location_id or "").strip()
         token = (row.ghl_private_key.get_secret_value() if row.ghl_private_key else "").strip()
-        if row.id in known_ids or not location or not token:
+        if not location or not token:
             continue
-        key = _free_key(row, taken)
-        if location in owners:
-            raise ConfigurationError(
-                "duplicate_location",
-                f'{owners[location]} and the row of "Client" that would be client {key} have one GoHighLevel location; '
-                f"correct one of them, or give the registry's client that row's id as leads.client_id.",
-            )
-        known_ids.add(row.id)
-        taken.add(key)
-        owners[location] = f"Client {key}"
-        added.append(
-            Client(
-                key=key,
-                name=ConfiguredText.literal((row.name or "").strip() or key),
-                gohighlevel=GoHighLevelAccess(
-                    location_id=ConfiguredText.literal(location), token=ConfiguredSecret.literal(token)
-                ),
-                leads=LeadRows(client_id=ConfiguredText.literal(row.id)),
-            )
-        )
-    return registry.model_copy(update={"clients": (*registry.clients, *added)})
+        access = GoHighLevelAccess(location_id=ConfiguredText.literal(location), token=ConfiguredSecret.literal(token))
+        leads = LeadRows(client_id=ConfiguredText.literal(row.id))
+        place, other = by_id.get(row.id), by_location.get(location)
+        if place is not None:
+            if clients[place].gohighlevel is not None:
+                continue
+            if other is not None:
+                raise _duplicate(clients[other], clients[place].label)
+            clients[place] = clients[place].model_copy(update={"gohighlevel": access})
+        elif other is not None and other < own:
+            if clients[other].leads is None:
+                clients[other] = clients[other].model_copy(update={"leads": leads})
+                by_id[row.id] = other
+            continue
+        else:
+            key = _free_key(row, taken)
+            if other is not None:
+                raise _duplicate(clients[other], f"Client {key}")
+            taken.add(key)
+            place = len(clients)
+            name = ConfiguredText.literal((row.name or "").strip() or key)
+            clients.append(Client(key=key, name=name, gohighlevel=access, leads=leads))
+        by_id[row.id] = by_location[location] = place
+    return registry.model_copy(update={"clients": tuple(clients)})
+
+
+def _duplicate(owner: Client, other: str) -> ConfigurationError:
+    return ConfigurationError(
+        "duplicate_location",
+        f'{owner.label} and the row of "Client" that is {other} have one GoHighLevel location; correct one of them: '
+        "the leads of both would be looked for in the same place.",
+    )
 
 
 def _free_key(row: DatabaseClient, taken: Collection[str]) -> str:

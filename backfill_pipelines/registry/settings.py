@@ -127,6 +127,15 @@ class CustomersSettings(BackfillSettings):
         return merged.model_copy(update={"blocked": defaults.blocked.and_also(entry.blocked)})
 
 
+class LeadHydrationSettings(BackfillSettings):
+    """Settings of `lead_hydration`."""
+
+    section: ClassVar[str] = "lead_hydration"
+
+    phone_format: Literal["e164", "digits"] = "e164"
+    """How `"Lead".phone` is filled: E.164, or national digits for +1 (elsewhere E.164 without its plus)."""
+
+
 class AttioCompanyOrgsSettings(BackfillSettings):
     """Settings of `attio_company_orgs`."""
 
@@ -137,7 +146,10 @@ class AttioCompanyOrgsSettings(BackfillSettings):
 
 
 SETTINGS_MODELS: Final[Mapping[str, type[BackfillSettings]]] = MappingProxyType(
-    {model.section: model for model in (ClientLeadsSettings, CustomersSettings, AttioCompanyOrgsSettings)}
+    {
+        model.section: model
+        for model in (ClientLeadsSettings, LeadHydrationSettings, CustomersSettings, AttioCompanyOrgsSettings)
+    }
 )
 
 

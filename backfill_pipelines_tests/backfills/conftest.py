@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import cache, partial
 from pathlib import Path
 
@@ -21,10 +22,13 @@ from backfill_pipelines.engine import partition_run
 from backfill_pipelines.sandbox.email_bison import EmailBisonSandbox
 from backfill_pipelines.sandbox.email_bison_data import build_email_bison_world
 from backfill_pipelines.sandbox.email_bison_records import EmailBisonWorld
+from backfill_pipelines.sandbox.gohighlevel_data import GoHighLevelLocation
+from backfill_pipelines.sandbox.gohighlevel_limits import GoHighLevelLimits
 from backfill_pipelines.sandbox.server import SandboxServer
 from backfill_pipelines.vendors import email_bison
 from backfill_pipelines.vendors.transport import RetryPolicy
 from backfill_pipelines_tests.backfills.agency import UNHURRIED, Agency
+from backfill_pipelines_tests.backfills.hydration_rig import UNLIMITED, Hydration, Serve, serving, unhurried
 from backfill_pipelines_tests.backfills.product_rig import Product
 
 
@@ -70,3 +74,17 @@ def agency(
 @pytest.fixture
 def product(product_tables: Engine, database_url: SecretStr, tmp_path: Path) -> Product:
     return Product(database=product_tables, database_url=database_url, folder=tmp_path)
+
+
+@pytest.fixture
+def serve(
+    product_tables: Engine, database_url: SecretStr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Serve]:
+    """Serves GoHighLevel locations beside a table of leads, until the end of the test."""
+    unhurried(monkeypatch)
+    with ExitStack() as stack:
+
+        def started(*locations: GoHighLevelLocation, limits: GoHighLevelLimits = UNLIMITED) -> Hydration:
+            return stack.enter_context(serving(product_tables, database_url, tmp_path, *locations, limits=limits))
+
+        yield started

@@ -44,7 +44,7 @@ _RULES: Mapping[str, tuple[object, ...]] = {
 def random_world(rng: random.Random, *, by_hand: bool = True) -> World:
     """A client's world; without `by_hand` there are only people's customers, and nobody linked a lead or a job."""
     there = _customers(rng, ours=by_hand)
-    links = [*(row["id"] for row in there), FOREIGN, DANGLING] if by_hand else []
+    links = [*(row["id"] for row in there), FOREIGN, DANGLING, rng.choice(OUR_IDS)] if by_hand else []
 
     def link() -> str | None:
         return rng.choice(links) if links and rng.random() < 0.3 else None

@@ -303,6 +303,11 @@ class Reference:
         for identifier, lead in self.leads.items():
             result.leads[identifier] = told = self.lead_row(lead, result.group_of.get(identifier))
             result.customer_of[identifier] = lead["customer_id"] if told[0] == "skip" else told[2]
+        # A link to a customer of ours that is gone leads somewhere again once its own group has it made.
+        made = {self.own_id(name) for name, group in self.groups.items() if not (group.conflict or group.customer)}
+        strays = ((identifier, self.leads[identifier]["customer_id"]) for identifier in self.strays)
+        self.remade = {identifier: customer for identifier, customer in strays if customer in made}
+        result.customer_of |= self.remade
         self.customer_rows(result)
         for job in jobs:
             result.jobs[job["id"]] = self.job_row(job, result.customer_of[job["lead_id"]])
@@ -338,7 +343,7 @@ class Reference:
         for name, group in self.groups.items():
             if not group.conflict and group.customer is None:
                 identifier = self.own_id(name)
-                count = len(leads_of[identifier])
+                count = sum(each == identifier for each in result.customer_of.values())
                 fields = {**wanted[identifier], "groupType": name[0], "leadCount": count, "multipleLeads": count > 1}
                 result.customers[identifier] = ("create", deprived.get(identifier) or group.reason, fields)
         for identifier in leads_of.keys() & self.customers.keys():

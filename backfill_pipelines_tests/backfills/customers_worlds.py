@@ -82,14 +82,20 @@ class World:
         )
         return reference.decided(self.jobs)
 
-    def plan(self, *, seed: int | None = None) -> Planned:
-        """The product's plan. With a seed its rows come in another order and in small blocks."""
+    def plan(self, *, seed: int | None = None, list_skips: bool = True) -> Planned:
+        """The product's plan. With a seed its rows come in another order and in small blocks.
+
+        Without `list_skips` it is given no more than is read of the tables then.
+        """
         rng = None if seed is None else random.Random(seed)
         rules = self.rules
+        unread: tuple[str, ...] = ()
+        if not list_skips and all(row["customer_id"] for row in self.leads):
+            unread = ("first_name", "last_name", "company_name", "created_at", "name")
         plan = plan_customers(
-            _frames(self.leads, _LEAD_COLUMNS, rng),
-            _frames(self.customers, _CUSTOMER_COLUMNS, rng),
-            _frames(self.jobs, _JOB_COLUMNS, rng),
+            _frames(self.leads, [name for name in _LEAD_COLUMNS if name not in unread], rng),
+            _frames(self.customers, [name for name in _CUSTOMER_COLUMNS if name not in unread], rng),
+            _frames(self.jobs if list_skips else self.jobs_with_linked_counted(), _JOB_COLUMNS, rng),
             rules=IdentityRules(
                 region=rules.region,
                 phone_format="digits" if rules.phone_format == "digits" else "e164",
@@ -100,17 +106,27 @@ class World:
                 blocked_phones=frozenset(rules.blocked_phones),
             ),
             keys=self.keys,
-            known=KnownCustomers(
+            known=lambda strangers: KnownCustomers(
                 recorded={self.keys.hash(*name): each for name, each in self.recorded.items()},
                 merged=self.merged,
                 split=self.split,
-                strangers=self.strangers,
+                strangers={each: self.strangers.get(each, False) for each in strangers},
                 phones_held_elsewhere=self.phones_held_elsewhere,
                 unique_email=self.unique_email,
             ),
+            list_skips=list_skips,
         )
         rows = [row for frame in plan.frames for row in frame.to_dict("records")]
-        return Planned(rows=rows, figures=plan.figures, source=plan.source)
+        return Planned(rows=rows, figures=plan.figures, source=plan.source, skips=plan.skips)
+
+    def jobs_with_linked_counted(self) -> Sequence[Row]:
+        """The jobs, but for those that are linked to the customer of their lead: one row says how many these are."""
+        ids = {row["id"] for row in self.customers}
+        link_of = {row["id"]: row["customer_id"] for row in self.leads if row["customer_id"] in ids}
+        others = [
+            row for row in self.jobs if row["customer_id"] is None or link_of.get(row["lead_id"]) != row["customer_id"]
+        ]
+        return [*others, {"id": None, "lead_id": None, "customer_id": str(len(self.jobs) - len(others))}]
 
     def after(self, planned: Planned) -> World:
         """The world once the plan has been loaded. Fails where a row is not as the plan has seen it."""
@@ -159,6 +175,8 @@ class Planned:
     rows: Sequence[Row]
     figures: Mapping[str, Any]
     source: int
+    skips: Mapping[str, int] = field(default_factory=dict)
+    """What is skipped and in no row, by reason."""
 
     def written(self) -> Iterator[tuple[str, str, str, Row, Row]]:
         """Target, key, action, before, after of what a load executes."""

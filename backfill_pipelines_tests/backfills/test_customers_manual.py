@@ -126,6 +126,22 @@ def test_merges_follow_each_other(product: Product) -> None:
     assert product.together() == {frozenset({"ada", "bo", "cy"})}
 
 
+def test_a_time_that_was_none_or_of_all_time_is_the_same_after_undo(product: Product) -> None:
+    ada, bo = two_customers(product)
+    for table in ("Customer", "Lead"):
+        product.execute(f'ALTER TABLE "{table}" ALTER updated_at DROP NOT NULL')
+        product.execute(f'UPDATE "{table}" SET updated_at = NULL')
+    product.execute("UPDATE \"Lead\" SET updated_at = '-infinity' WHERE id = 'ada'")
+    times = (
+        'SELECT id::text, updated_at::text FROM "Customer" UNION ALL SELECT id, updated_at::text FROM "Lead" ORDER BY 1'
+    )
+    before = product.query(times)
+    run = merge(product, ada, bo)
+    assert (succeeded(run), run.counts["applied"]) == (True, 4)
+    assert product.undo(run).conflict == 0
+    assert product.query(times) == before
+
+
 def test_undo_of_an_older_run_under_a_merge_says_what_the_merge_holds(product: Product) -> None:
     product.lead("ada", psid="p-1", first_name="Ada")
     product.lead("bo", phone="205-555-0122")

@@ -152,6 +152,24 @@ def test_links_that_lead_out_of_the_client_are_told_by_name_and_left(product: Pr
     assert verified(run) == {"equal": 1, "missing": 0, "extra": 0, "different": 0, "explained": 2, "passed": True}
 
 
+def test_a_customer_of_ours_that_people_deleted_is_made_again_with_all_its_leads(product: Product) -> None:
+    product.execute('ALTER TABLE "Lead" DROP CONSTRAINT "Lead_customer_id_fkey"')
+    product.lead("kim", phone=PHONE)
+    product.lead("kit", phone=PHONE)
+    product.job("of kim", "kim")
+    product.run()
+    made = product.customer_of("kim")["id"]
+    product.execute('UPDATE "Job" SET customer_id = NULL')
+    product.execute('DELETE FROM "Customer"')
+    product.execute("UPDATE \"Lead\" SET customer_id = NULL WHERE id = 'kit'")
+    run = product.run()
+    assert verified(run)["passed"]
+    again = product.customer_of("kim")
+    assert (again["id"], again["metadata"]["leadCount"]) == (made, 2)
+    assert product.rows("Job")["of kim"]["customer_id"] == made
+    assert product.run().counts["applied"] == 0
+
+
 def test_a_job_of_another_customer_than_its_lead_is_told_and_left(product: Product) -> None:
     theirs = product.customer(name="By hand")
     product.lead("kim", phone=PHONE)

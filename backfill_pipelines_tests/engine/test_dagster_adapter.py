@@ -301,7 +301,7 @@ def test_a_runtime_that_cannot_be_opened_fails_the_run_with_its_one_sentence(rig
 
 
 def test_the_sensor_adds_what_the_registry_has_and_never_removes(rig: Rig) -> None:
-    (sensor,) = rig.definitions.sensors or []
+    sensor, _ = rig.definitions.sensors or []
     assert isinstance(sensor, dg.SensorDefinition)
     assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
     with dg.DagsterInstance.ephemeral() as instance:
@@ -321,7 +321,7 @@ def test_the_sensor_skips_a_registry_that_it_cannot_read(rig: Rig) -> None:
         raise ConfigurationError("invalid_registry", "clients.yaml, line 3: unknown key tokn.")
 
     definitions = build_defs(backfills=[rig.backfill], open_runtime=unreadable)
-    (sensor,) = definitions.sensors or []
+    sensor, _ = definitions.sensors or []
     assert isinstance(sensor, dg.SensorDefinition)
     answer = sensor(dg.build_sensor_context(instance=rig.instance, definitions=definitions))
     assert isinstance(answer, dg.SkipReason)

@@ -10,7 +10,19 @@ from sqlalchemy import text
 from backfill_pipelines.engine.retention import delete_personal_values
 from backfill_pipelines_tests.engine.client_leads_rows import ClientLeads, create, update
 
-NOTHING = dict.fromkeys(("change", "bison_reply", "bison_lead", "clerk_user", "attio_person", "convex_user"), 0)
+NOTHING = dict.fromkeys(
+    (
+        "change",
+        "bison_reply",
+        "bison_lead",
+        "clerk_user",
+        "attio_person",
+        "convex_user",
+        "ghl_contact",
+        "ghl_lookup",
+    ),
+    0,
+)
 
 
 def record_run(leads: ClientLeads, *, days_ago: int, run_id: UUID | None = None, key: str = "kim") -> None:
@@ -120,3 +132,19 @@ def test_a_workspace_without_a_recent_run_loses_the_people_it_landed(leads: Clie
     assert delete_personal_values(leads.engine, older_than_days=90) == expected
     for table in ("clerk_user", "attio_person", "convex_user"):
         assert leads.execute(f"SELECT partition_key FROM backfill.{table}") == [("bolt",)]
+
+
+def test_a_client_without_a_recent_run_loses_the_contacts_that_it_landed(leads: ClientLeads) -> None:
+    for key, days_ago in (("kim", 91), ("lee", 1)):
+        record_run(leads, days_ago=days_ago, key=key)
+        leads.execute(
+            "INSERT INTO backfill.ghl_contact (partition_key, contact_id, sweep, email, additional_emails,"
+            " names_lowercased) VALUES (%s, 'c1', 1, 'ada@example.com', '[]', false)",
+            (key,),
+        )
+        leads.execute("INSERT INTO backfill.ghl_lookup VALUES (%s, 'ada@example.com', 1, 'searched')", (key,))
+    deleted = delete_personal_values(leads.engine, older_than_days=90)
+    assert (deleted["ghl_contact"], deleted["ghl_lookup"]) == (1, 1)
+    for table in ("ghl_contact", "ghl_lookup"):
+        assert leads.execute(f"SELECT partition_key FROM backfill.{table}") == [("lee",)]
+        leads.execute(f"DELETE FROM backfill.{table}")
