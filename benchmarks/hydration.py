@@ -3,11 +3,12 @@
 Calls are counted at the fake. Its real window of 100 requests in 10 s slides, the strictest way of counting; a tenth
 is left to the customer, so the whole of it is 90 in 10 s. Locations side by side are measured in one process of their
 own, against one of them alone; the processor time that is allowed besides is that of the process and of the fake,
-which are on this machine together.
+which are on this machine together, and of the database.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import tempfile
 import time
@@ -47,7 +48,7 @@ FEW_LEADS, MANY_CONTACTS, FEW_CALLS = 50, 1_000_000, 60
 USABLE_PER_SECOND = 9.0
 RATED_LOOK_UPS = 300
 RATE_BAR = 0.98
-LOCATIONS, CONTACTS_EACH, FAN_OUT_BAR, MEGABYTES = 100, 2_000, 1.5, 600.0
+LOCATIONS, CONTACTS_EACH, FAN_OUT, MEGABYTES = 100, 2_000, 1.5, 600.0
 LOADED, LOAD_BAR, TURNS = 200_000, 3.0, 3
 _DRY = Steps(load=False)
 _EXTRACT = Steps(plan=False, load=False)
@@ -110,15 +111,18 @@ def rates(server: EmbeddedServer, folder: Path) -> list[Figure]:
     for place, (what, size, leads) in enumerate(cases):
         url = server.ensure_database(f"rate_{place}")
         # All of them work for one location, each on leads of its own.
-        clients = [f"{size.key} {number}" for number in range(len(leads))]
+        clients = [f"{size.key}-{number}" for number in range(len(leads))]
         fill(url, dict(zip(clients, leads, strict=True)))
         with serving(size, limits=GoHighLevelLimits()) as vendor:
-            registries = []
-            for client_id in clients:
-                part = LocationSize(key=size.key, contacts=size.contacts)
-                path = folder / f"{client_id}.yaml"
-                registries.append(write_registry(path, vendor.place["url"], [part], client_id=client_id))
-            _run_at_once(registries, url, size.key)
+            registries = [
+                write_registry(folder / f"{client}.yaml", vendor.place["url"], [size], client=client)
+                for client in clients
+            ]
+            if size is scanned:  # once so that the fake has made its pages: it takes as long for one as they are apart
+                _run_at_once(registries, url, clients)
+                time.sleep(10)
+                vendor.told()
+            _run_at_once(registries, url, clients)
             found += _rate_figures(what, vendor.told())
     return found
 
@@ -129,23 +133,16 @@ def _spread(size: LocationSize, parts: int, part: int) -> Any:
     return by_id(size, range(10_000 + part * each, 10_000 + (part + 1) * each))
 
 
-def _run_at_once(registries: Sequence[Path], url: SecretStr, key: str) -> list[dict[str, Any]]:
-    """Each registry in a process of its own; partitions of different names, so that none waits for another's lock."""
+def _run_at_once(registries: Sequence[Path], url: SecretStr, clients: Sequence[str]) -> list[dict[str, Any]]:
+    """Each registry's client in a process of its own."""
     with ExitStack() as stack:
         processes = [
-            stack.enter_context(vendor_process(work, _renamed(registry, place), url, [f"{key}{place}"], _EXTRACT))
-            for place, registry in enumerate(registries)
+            stack.enter_context(vendor_process(work, registry, url, [client], _EXTRACT))
+            for registry, client in zip(registries, clients, strict=True)
         ]
         for process in processes:
             process.say("begin")
         return [process.answer() for process in processes]
-
-
-def _renamed(registry: Path, place: int) -> Path:
-    document = registry.read_text(encoding="utf-8")
-    key = document.split('"key": "', 1)[1].split('"', 1)[0]
-    registry.write_text(document.replace(f'"key": "{key}"', f'"key": "{key}{place}"'), encoding="utf-8")
-    return registry
 
 
 def _rate_figures(what: str, told: dict[str, Any]) -> list[Figure]:
@@ -187,20 +184,23 @@ def fan_out(server: EmbeddedServer, folder: Path) -> list[Figure]:
         time.sleep(10)
         alone = _measured(registry, url, keys[:1])
         time.sleep(10)
-        before = vendor.told()["cpu_seconds"]
+        before = vendor.told()["cpu_seconds"], _database_cpu_seconds(folder)
         together = _measured(registry, url, keys)
-        vendor_cpu = vendor.told()["cpu_seconds"] - before
-    beside = together["cpu_seconds"] + vendor_cpu
+        vendor_cpu = vendor.told()["cpu_seconds"] - before[0]
+        database_cpu = _database_cpu_seconds(folder) - before[1]
+    allowed = FAN_OUT * alone["wall_seconds"] + together["cpu_seconds"] + vendor_cpu + database_cpu
     return [
         Figure(
-            figure=f"wall time of {LOCATIONS} locations of {CONTACTS_EACH:,} contacts but for processor time, over one",
-            value=(together["wall_seconds"] - beside) / alone["wall_seconds"],
-            bar=FAN_OUT_BAR,
+            figure=f"wall time of {LOCATIONS} locations of {CONTACTS_EACH:,} contacts, over {FAN_OUT} times that of one"
+            " and the processor time",
+            value=together["wall_seconds"] / allowed,
+            bar=1.0,
             unit="ratio",
             how={
                 "wall_seconds": round(together["wall_seconds"], 2),
                 "cpu_seconds": round(together["cpu_seconds"], 2),
                 "vendor_cpu_seconds": round(vendor_cpu, 2),
+                "database_cpu_seconds": round(database_cpu, 2),
                 "alone_wall_seconds": round(alone["wall_seconds"], 2),
                 "contacts": together["contacts"],
                 "ways": together["ways"],
@@ -213,6 +213,23 @@ def fan_out(server: EmbeddedServer, folder: Path) -> list[Figure]:
             unit="MB",
         ),
     ]
+
+
+def _database_cpu_seconds(folder: Path) -> float:
+    """The processor time of the server and of all its sessions, those that have ended too."""
+    server = (folder / "postgres" / "postmaster.pid").read_text(encoding="ascii").split()[0]
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            process, _, rest = stat.read_text(encoding="utf-8").partition(" ")
+        except OSError:
+            continue  # it has ended
+        fields = rest.rpartition(")")[2].split()
+        if process == server:
+            ticks += sum(map(int, fields[11:15]))  # with those of its children that have ended
+        elif fields[1] == server:
+            ticks += sum(map(int, fields[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _measured(registry: Path, url: SecretStr, keys: Sequence[str]) -> dict[str, Any]:

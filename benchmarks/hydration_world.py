@@ -154,14 +154,14 @@ def by_id(size: LocationSize, numbers: Iterable[int]) -> Iterator[tuple[str | No
         yield None, "Robin", "Ashby", location.contact_id(number)
 
 
-def write_registry(path: Path, url: str, sizes: Iterable[LocationSize], *, client_id: str | None = None) -> Path:
-    """Write a `clients.yaml`; a client's id in the product is its key unless another is given."""
+def write_registry(path: Path, url: str, sizes: Iterable[LocationSize], *, client: str | None = None) -> Path:
+    """Write a `clients.yaml`; a client has the key of its location, in the product too, unless another is given."""
     clients = [
         {
-            "key": each.key,
-            "name": each.key,
+            "key": client or each.key,
+            "name": client or each.key,
             "gohighlevel": {"location_id": each.build().id, "token": each.build().token},
-            "leads": {"client_id": client_id or each.key},
+            "leads": {"client_id": client or each.key},
         }
         for each in sizes
     ]

@@ -83,23 +83,23 @@ async def clerk_of(scope: Scope) -> Clerk:
     )
 
 
-async def land_users(scope: Scope, clerk: Clerk, *, shareable: bool = False) -> None:
-    """Land all users in `backfill.clerk_user`.
+async def land_users(scope: Scope, clerk: Clerk, *, shareable: bool = False, lanes: int = LANES) -> None:
+    """Land all users in `backfill.clerk_user`, in so many lanes beside one another.
 
     With `shareable`, what another backfill has landed within the last hour does, once: a run after a finished one reads
     anew. The distinct users are compared with Clerk's own count: fewer are read once more, and a difference that stays
     is the warning `count_drift`.
     """
 
-    async def lanes() -> tuple[Sequence[Position | None], int]:
+    async def begin() -> tuple[Sequence[Position | None], int]:
         total = await clerk.count_users()
-        return await clerk.user_lanes(LANES, total=total), total
+        return await clerk.user_lanes(lanes, total=total), total
 
     await _Landing(
         scope=scope,
         stream=USERS,
         table=clerk_user,
-        begin=lanes,
+        begin=begin,
         pages=clerk.user_pages,
         row=_user_row,
         count=clerk.count_users,

@@ -103,11 +103,11 @@ def _land_page(scope: Scope, page: Page, *, read: int) -> None:
 
 def _landed(scope: Scope, row: Row | RejectedRow, number: int) -> Mapping[str, Any]:
     if isinstance(row, Row):
-        own = {"document_id": row.document_id, "rejected": None, "clerk_id": row.clerk_id, "fields": dict(row.fields)}
+        own = {"document_id": row.document_id, "rejected": None, "fields": dict(row.fields)}
     else:
         # A row without even an id still counts as one.
-        own = {"document_id": row.id or f"unreadable {number}", "rejected": row.code, "clerk_id": None, "fields": {}}
-    return {"partition_key": scope.partition_key, **own}
+        own = {"document_id": row.id or f"unreadable {number}", "rejected": row.code, "fields": {}}
+    return {"partition_key": scope.partition_key, "clerk_id": row.clerk_id, **own}
 
 
 def note_written(scope: Scope, patches: Sequence[Patch]) -> None:

@@ -116,14 +116,31 @@ def print_runs(name: str, runs: Sequence[Run], *, dry_run: bool, unaccounted: Se
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def figures(runs: Sequence[Run]) -> str:
+    """The backfill's own figures, over all runs: numbers added up; texts, such as a time, of a single run."""
+    totals: dict[str, int] = {}
+    texts: dict[str, str] = {}
+    for run in runs:
+        for name, value in run.details.items():
+            if name == "reasons":
+                continue  # they have a line of their own
+            flat = {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
+            for key, each in flat.items():
+                if isinstance(each, int) and not isinstance(each, bool):
+                    totals[key] = totals.get(key, 0) + each
+                elif isinstance(each, str) and len(runs) == 1:
+                    texts[key] = each
+    return ", ".join(f"{name} {value}" for name, value in {**totals, **texts}.items())
+
+
 def wide_console() -> Console:
     """A console on stdout that does not squeeze tables where there is no terminal whose width it would have to fit."""
     return Console(width=None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL)
 
 
 def explanations(runs: Sequence[Run], *, unaccounted: Sequence[str]) -> list[str]:
-    """Every reason, warning and failure of the runs, in plain lines."""
-    lines: list[str] = []
+    """The figures of the runs, every reason, warning and failure, in plain lines."""
+    lines = [f"figures: {each}" for each in [figures(runs)] if each]
     reasons: dict[str, int] = {}
     for run in runs:
         for code, count in run.reasons.items():

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import SecretStr
 
-from backfill_pipelines.errors import ConfigurationError, DataError, TransientError
+from backfill_pipelines.errors import BackfillError, ConfigurationError, DataError, TransientError
 from backfill_pipelines.vendors.clock import Clock
 from backfill_pipelines.vendors.convex_failures import (
     Failure,
@@ -149,12 +149,18 @@ class Convex:
         Up to `rows_a_batch` of them are one transaction, more are several, one after the other: whoever wants them
         beside one another calls this beside itself. A batch that is too much, or that other writers keep breaking, is
         halved. Safe to repeat: what was written is `ALREADY` then. Raises as `pages` does, and
-        `TransientError("write_conflicts")`; batches before the failing one are written.
+        `TransientError("write_conflicts")`. Where transactions before the failing one are written, their outcomes are
+        returned instead, fewer than there are patches: whoever calls again for the rest meets the error.
         """
         outcomes: list[Outcome] = []
         while len(outcomes) < len(patches):
             start = len(outcomes)
-            outcomes += await self._batch(patches[start : start + self._batches.rows])
+            try:
+                outcomes += await self._batch(patches[start : start + self._batches.rows])
+            except BackfillError:
+                if not outcomes:
+                    raise
+                return outcomes
         return outcomes
 
     async def _page(self, cursor: str | None, rows: int) -> Page:

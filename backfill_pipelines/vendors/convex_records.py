@@ -46,10 +46,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class RejectedRow:
-    """A row that cannot be used. `id` is None where not even that can be read."""
+    """A row that cannot be used. `id` and `clerk_id` are None where not even they can be read."""
 
     id: str | None
     code: str
+    clerk_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +109,7 @@ def read_row(row: Any) -> Row | RejectedRow:
         return RejectedRow(id=document_id, code="malformed_clerk_id")
     fields = row.get("fields")
     if not isinstance(fields, dict):
-        return RejectedRow(id=document_id, code="malformed_fields")
+        return RejectedRow(id=document_id, code="malformed_fields", clerk_id=clerk_id)
     try:
         return Row(
             document_id=document_id,
@@ -116,7 +117,7 @@ def read_row(row: Any) -> Row | RejectedRow:
             fields={name: _value(name, fields[name]) for name in FIELDS if name in fields},
         )
     except _MalformedError as malformed:
-        return RejectedRow(id=document_id, code=str(malformed))
+        return RejectedRow(id=document_id, code=str(malformed), clerk_id=clerk_id)
 
 
 def _value(name: str, value: Any) -> Value:

@@ -288,6 +288,8 @@ def test_a_row_with_a_value_of_an_unexpected_type_is_a_counted_reject(product: C
     assert succeeded(run)
     assert product.row(odd) == row
     assert (run.counts["reject"], run.reasons[f"malformed_{field}"]) == (1, 1)
+    assert product.outcomes(run.id)[odd] == ("reject", "planned", f"malformed_{field}"), "and not `not_in_convex`"
+    assert run.reasons["not_in_convex"] == 20
     assert run.details["errorCount"] == 4
     assert (verified(run)["explained"], verified(run)["passed"]) == (4, True)
 

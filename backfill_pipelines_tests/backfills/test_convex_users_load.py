@@ -239,6 +239,24 @@ def test_an_outage_in_the_middle_of_the_load_is_gone_on_from(product: ConvexProd
     assert set(product.calls(since=asked)) == {MUTATION}, "neither read nor planned again"
 
 
+def test_what_half_a_batch_has_written_before_the_failure_is_journalled(product: ConvexProduct) -> None:
+    before = product.documents()
+    product.convex.limits = ConvexLimits(documents_written=2)
+
+    def withdraw() -> None:
+        if product.patched:
+            product.app.functions = "absent"
+
+    for nth in range(1, 9):
+        product.after(withdraw, path=MUTATION, nth=nth)
+    run = product.run()
+    assert failure(run) == (State.FAILED, "functions_not_deployed")
+    assert product.states(run.id)["applied"] == run.details["successCount"] == product.patched > 0
+    product.app.functions = "deployed"
+    assert product.undo(run).undone == run.counts["applied"]
+    assert product.documents() == before
+
+
 # --- interruptions ---------------------------------------------------------------------------------------------------
 
 

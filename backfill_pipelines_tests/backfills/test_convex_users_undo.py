@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from backfill_pipelines.sandbox.convex_data import FIELDS
+from backfill_pipelines.sandbox.convex_functions import ConvexLimits
 from backfill_pipelines_tests.backfills.convex_product import (
     CLERK,
     DIFFERENT,
@@ -126,6 +127,26 @@ def test_an_undo_that_fails_in_the_middle_is_finished_by_the_next(product: Conve
     product.after(lambda: setattr(product.app, "functions", "absent"), path=MUTATION, nth=2)
     broken = product.undo(run)
     assert (broken.run.error_code, 0 < broken.undone < DIFFERENT) == ("functions_not_deployed", True)
+    product.app.functions = "deployed"
+    rest = product.undo(run)
+    assert broken.undone + rest.undone == DIFFERENT
+    assert product.documents() == before
+
+
+def test_an_undo_that_fails_within_a_batch_is_finished_by_the_next(product: ConvexProduct) -> None:
+    before = product.documents()
+    run = product.run()
+    product.convex.limits = ConvexLimits(documents_written=2)
+
+    def withdraw() -> None:
+        if product.patched > DIFFERENT:
+            product.app.functions = "absent"
+
+    for nth in range(1, 9):
+        product.after(withdraw, path=MUTATION, nth=nth)
+    broken = product.undo(run)
+    assert broken.run.error_code == "functions_not_deployed"
+    product.server.clear_faults()
     product.app.functions = "deployed"
     rest = product.undo(run)
     assert broken.undone + rest.undone == DIFFERENT

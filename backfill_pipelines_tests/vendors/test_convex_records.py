@@ -76,7 +76,7 @@ def test_null_is_kept_apart_from_absent() -> None:
         ({"id": "j57abc", "clerkId": "", "fields": {}}, RejectedRow("j57abc", "malformed_clerk_id")),
         ({"id": "j57abc", "clerkId": "user\n1", "fields": {}}, RejectedRow("j57abc", "malformed_clerk_id")),
         ({"id": "j57abc", "clerkId": "x" * 256, "fields": {}}, RejectedRow("j57abc", "malformed_clerk_id")),
-        ({"id": "j57abc", "clerkId": "user_1"}, RejectedRow("j57abc", "malformed_fields")),
+        ({"id": "j57abc", "clerkId": "user_1"}, RejectedRow("j57abc", "malformed_fields", "user_1")),
     ],
 )
 def test_a_row_that_cannot_be_used_is_told_with_its_id(given: Any, expected: RejectedRow) -> None:
@@ -87,11 +87,11 @@ def test_a_row_that_cannot_be_used_is_told_with_its_id(given: Any, expected: Rej
 def test_a_field_of_another_type_rejects_its_row(name: str) -> None:
     others = [5, True] if name in TEXT_FIELDS else ["1700000000000", True, "NaN"]
     for value in [*others, ["x"], {"x": 1}]:
-        assert read_row(row(**{name: value})) == RejectedRow("j57abc", f"malformed_{name}")
+        assert read_row(row(**{name: value})) == RejectedRow("j57abc", f"malformed_{name}", "user_1")
 
 
 def test_a_text_with_a_nul_rejects_its_row() -> None:
-    assert read_row(row(firstName="A\x00da")) == RejectedRow("j57abc", "malformed_firstName")
+    assert read_row(row(firstName="A\x00da")) == RejectedRow("j57abc", "malformed_firstName", "user_1")
 
 
 def test_no_value_shows_in_what_is_printed() -> None:
