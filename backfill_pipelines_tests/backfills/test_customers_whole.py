@@ -125,4 +125,4 @@ def test_later_leads_of_customers_that_are_there_are_linked_whole(
     with in_between(monkeypatch, lambda: None) as noted:
         run = filled.run()
     assert (noted, run.counts["create"], verified(run)["passed"]) == (["whole"], 1, True)
-    assert filled.customer_of("later")["metadata"]["leadCount"] == 4, "two of its PSID, one of its phone, and the new one"
+    assert filled.customer_of("later")["metadata"]["leadCount"] == 4  # two of its PSID, one of its phone, the new one
