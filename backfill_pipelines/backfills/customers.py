@@ -8,7 +8,6 @@ and the questions of the verification (`customers_verify.py`).
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 from collections import Counter, defaultdict, deque
@@ -43,6 +42,7 @@ from backfill_pipelines.backfills.customers_tables import (
 )
 from backfill_pipelines.backfills.customers_target import CustomersTarget
 from backfill_pipelines.backfills.customers_verify import EXAMPLES, ask, count_leads
+from backfill_pipelines.backfills.large_plans import unseen_by_garbage_collection, without_garbage_collection
 from backfill_pipelines.engine.backfill import Plan, Reconciliation, RunOptions, Scope
 from backfill_pipelines.engine.journal import left_alone
 from backfill_pipelines.engine.ledger import Mode, Run
@@ -96,7 +96,7 @@ class Customers:
         client_id = _client_id(scope)
         with scope.engine.begin() as connection:
             keys = group_keys(connection, scope)
-        with scope.engine.connect() as connection, connection.begin(), _without_garbage_collection():
+        with scope.engine.connect() as connection, connection.begin(), without_garbage_collection():
             connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
             tables = read_tables(connection, scope.registry)
             list_skips = scope.registry.store_skips(self.name, scope.partition_key)
@@ -119,7 +119,7 @@ class Customers:
         scope.details.update(plan.figures)
         if _log.isEnabledFor(logging.INFO):
             _tell_groups(scope, plan)
-        return Plan(source=plan.source, frames=_unseen_by_garbage_collection(plan.frames), skips=plan.skips)
+        return Plan(source=plan.source, frames=unseen_by_garbage_collection(plan.frames), skips=plan.skips)
 
     # --- load and undo ---------------------------------------------------------------------------------------------
 
@@ -310,25 +310,6 @@ def _written(connection: Connection, scope: Scope) -> dict[str, int]:
         "leads_linked": applied.get((LEAD, "update"), 0),
         "jobs_linked": applied.get((JOB, "update"), 0),
     }
-
-
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """A million leads are millions of objects without a cycle among them: looking for one doubles the time."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-def _unseen_by_garbage_collection(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    """The frames, while nobody looks again and again through what they are made from."""
-    gc.freeze()
-    try:
-        yield from frames
-    finally:
-        gc.unfreeze()
 
 
 @contextmanager
