@@ -52,7 +52,7 @@ retried each call for about a minute; this is for what takes a little longer, su
 
 _LOOK_FOR_STOP_SECONDS = 0.2
 _ANALYZE_ABOVE = 10_000
-_BESIDE_ABOVE = 50_000
+_BESIDE_ABOVE = 5_000
 """Source records of a plan that is stored over a connection of its own while another executes it."""
 _PACKAGE = Path(__file__).parents[1]
 
