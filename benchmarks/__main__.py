@@ -18,6 +18,7 @@ NAMES = (
     "clients_side_by_side",
     "memory",
     "convex",
+    "hydration",
     "load",
     "customers",
 )

@@ -8,6 +8,7 @@ which are on this machine together, and of the database.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import statistics
 import tempfile
@@ -22,6 +23,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, text
 
 from backfill_pipelines.backfills.lead_hydration_plan import WRITTEN
+from backfill_pipelines.backfills.lead_hydration_source import PAGE_ROWS
 from backfill_pipelines.database.bulk import driver_connection
 from backfill_pipelines.database.embedded_server import EmbeddedServer
 from backfill_pipelines.engine.partition_run import Steps
@@ -60,6 +62,7 @@ def figures() -> list[Figure]:
         folder = Path(name)
         return [
             *calls(server, folder),
+            *killed(server, folder),
             *rates(server, folder),
             *fan_out(server, folder),
             *loads(server, folder),
@@ -93,6 +96,41 @@ def calls(server: EmbeddedServer, folder: Path) -> list[Figure]:
                     )
                 )
     return found
+
+
+# --- what a kill costs -----------------------------------------------------------------------------------------------
+
+
+def killed(server: EmbeddedServer, folder: Path) -> list[Figure]:
+    """The pages that are asked for twice where a process was ended in the middle of them."""
+    size = LocationSize(key="killed", contacts=CONTACTS)
+    url = server.ensure_database("killed")
+    fill(url, {size.key: by_address(size, LEADS)})
+    pages = CONTACTS // PAGE_ROWS + 1
+    with serving(size) as vendor:
+        registry = write_registry(folder / "killed.yaml", vendor.place["url"], [size])
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        process = context.Process(target=work, args=(there, registry, url, [size.key], _EXTRACT))
+        process.start()
+        here.recv()
+        here.send("begin")
+        asked = 0
+        while asked < pages // 2:
+            asked += vendor.told()["calls"]
+        process.kill()
+        process.join()
+        with opened(registry, url) as runtime:
+            run_clients(runtime, [size.key], steps=_EXTRACT)
+        asked += vendor.told()["calls"]
+    return [
+        Figure(
+            figure=f"pages of {pages} that are asked for again after SIGKILL in the middle",
+            value=asked - pages,
+            bar=1,
+            unit="pages",
+        )
+    ]
 
 
 # --- how much of the rate --------------------------------------------------------------------------------------------

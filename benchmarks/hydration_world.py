@@ -96,16 +96,16 @@ def serve(pipe: Connection, sizes: Sequence[LocationSize], limits: GoHighLevelLi
         pipe.send({"url": server.account_urls("gohighlevel")["api"]})
         while True:
             word = pipe.recv()
+            moments, vendor.moments = vendor.moments, []
             pipe.send(
                 {
-                    "calls": len(vendor.moments),
-                    "moments": list(vendor.moments),
+                    "calls": len(moments),
+                    "moments": moments,
                     "refused": sum(state.limits.refused for state in vendor.states.values()),
                     "most_in_a_window": max(state.limits.most_in_a_window for state in vendor.states.values()),
                     "cpu_seconds": time.process_time(),
                 }
             )
-            vendor.moments.clear()
             if word == "end":
                 return
 

@@ -9,6 +9,7 @@ which contact a lead has (`lead_hydration_matching.py`), the rows (`lead_hydrati
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -22,7 +23,7 @@ from backfill_pipelines.backfills.large_plans import seldom_garbage_collection
 from backfill_pipelines.backfills.lead_hydration_access import location_of, used_today
 from backfill_pipelines.backfills.lead_hydration_landing import Landing, Reading, asked_of, read_reading
 from backfill_pipelines.backfills.lead_hydration_lookups import LookUps
-from backfill_pipelines.backfills.lead_hydration_matching import FOREIGN_CONTACT, Contacts, Wanted
+from backfill_pipelines.backfills.lead_hydration_matching import FOREIGN_CONTACT, NOT_FOUND, Contacts, Wanted
 from backfill_pipelines.backfills.lead_hydration_plan import (
     FILLED,
     GHL_CONTACT,
@@ -60,9 +61,14 @@ from backfill_pipelines.engine.sql_target import SqlTarget
 from backfill_pipelines.errors import ConfigurationError
 from backfill_pipelines.registry import Client, LeadHydrationSettings, Registry
 
+_log = logging.getLogger(__name__)
+
 LOCATIONS_AT_ONCE = 100
 """They are independent of one another and mostly wait for their permits: far more than other partitions at once."""
+BATCH_ROWS = 50_000
+"""Each batch reads the whole table; its locks are held for about two seconds."""
 _EXAMPLES = 20
+_IDS_A_LINE = 50
 _TAKEN = {LINK: "contact_taken", "phone": "phone_taken", "email": "email_taken"}
 
 
@@ -174,6 +180,7 @@ class LeadHydration:
                 ]
             ),
             guard_values={"client_id": _client_id(scope)},
+            batch_rows=BATCH_ROWS,
             conflicts={
                 key.name: reason
                 for name, reason in reversed(_TAKEN.items())
@@ -281,8 +288,14 @@ def _plan(scope: Scope, lead: TableShape) -> tuple[HydrationPlan, Wanted]:
 
 
 def _told(scope: Scope, plan: HydrationPlan, before: Mapping[str, int]) -> Iterator[pd.DataFrame]:
-    """The plan's frames; behind the last one, its figures as the run's."""
-    yield from plan.frames()
+    """The plan's frames; behind the last one, its figures as the run's. The log names who was not found, by id."""
+    for frame in plan.frames():
+        if _log.isEnabledFor(logging.INFO):
+            not_found = frame.loc[frame["reason"] == NOT_FOUND, "record_key"].tolist()
+            for start in range(0, len(not_found), _IDS_A_LINE):
+                ids = ", ".join(not_found[start : start + _IDS_A_LINE])
+                _log.info("%s: no contact was found for leads %s", scope.partition_key, ids)
+        yield frame
     figures = plan.figures
     scope.reasons.update(figures.noted)
     after = {name: before[name] + figures.filled[name] for name in FILLED} | {LINK: before[LINK] + figures.linked}

@@ -98,7 +98,14 @@ def can_resume(newest: Run, request: Request, *, now: datetime) -> bool:
         return False
     if not (newest.resumable or newest.state is State.RUNNING):
         return False
+    if _deciding(newest.options) != _deciding(request.options):
+        return False  # its plan, or half of it, was made for something else
     return newest.planned_at is None or now - newest.planned_at <= STALE_AFTER
+
+
+def _deciding(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options by which a plan is decided: not how much of it is loaded."""
+    return {name: value for name, value in options.items() if name not in ("max_records", "fresh")}
 
 
 def leaves_an_extraction(newest: Run, request: Request) -> bool:

@@ -380,6 +380,15 @@ def test_look_ups_on_a_day_that_is_spent_keep_what_they_have(serve: Serve) -> No
     assert product.calls() == {SEARCH: 1, SHOW: 59 + refused}, "one came with the page"
 
 
+def test_after_a_refusal_nobody_asks_on(serve: Serve) -> None:
+    product = serve(location(known=people(100), others=60_000))
+    for number in range(100):
+        product.lead(f"l{number:03d}", contact=f"c{number:03d}")
+    product.fault("ghl_token_refused", path="/contacts/c*", nth=5)
+    assert failure(product.run()) == (State.FAILED, "unauthorized")
+    assert product.calls()[SHOW] <= 5 + 20 + 20, "what was under way, and what began before it was known"
+
+
 @pytest.mark.parametrize("rps", [0.05, 0.0999])
 def test_a_limit_of_the_user_s_that_cannot_be_kept_is_refused(serve: Serve, rps: float) -> None:
     product = serve(location(known=people(1)))

@@ -48,7 +48,9 @@ PLANNED = {
 ADA = contact("ada", "ada@example.com", phone="(205) 555-0111", first_name="Ada", company_name="Ash & Co")
 
 
-def seeded(*, leads: int = 600, seed: int = 3, **habits: Any) -> tuple[SeededClient, LocationOfLeads]:
+def seeded(
+    *, leads: int = 600, seed: int = 3, contacts: int | None = None, **habits: Any
+) -> tuple[SeededClient, LocationOfLeads]:
     """A client's leads, and its location."""
     client = SeededClient(CLIENT_IDS[ACME], leads=leads, jobs=0, seed=seed)
     built = build_location_for_leads(
@@ -57,6 +59,7 @@ def seeded(*, leads: int = 600, seed: int = 3, **habits: Any) -> tuple[SeededCli
         location_id=LOCATIONS[ACME],
         token=TOKENS[ACME],
         key=ACME,
+        contacts=contacts,
         habits=LocationHabits(**{"index_lag_seconds": 0.0, **habits}),
     )
     return client, built
@@ -108,6 +111,38 @@ def test_every_lead_of_a_seeded_client_comes_to_what_its_location_holds(serve: S
     assert succeeded(again)
     assert (again.counts["update"], again.counts["applied"]) == (0, 0)
     assert product.leads() == after
+
+
+@pytest.mark.parametrize("equality", ["any", "primary"])
+def test_every_lead_that_is_looked_up_comes_to_the_same_or_is_left_to_a_person(serve: Serve, equality: str) -> None:
+    client, built = seeded(leads=150, contacts=9_000, email_equality=equality)
+    product = serve(built.location)
+    fill(product, client)
+    product.configure(store_skips=True)
+    run = product.run()
+    assert succeeded(run)
+    assert run.details["gohighlevel"]["way"] == "look_ups"
+    outcomes, after = product.outcomes(run.id), product.leads()
+    unproven = {("conflict", "unproven_contact")}
+    left = {"by_additional_email": unproven, "ambiguous": PLANNED["ambiguous"] | unproven}
+    planned = PLANNED | ({} if equality == "any" else left)
+    for identifier, outcome in built.outcomes.items():
+        assert outcomes.get(identifier) in {None, *planned[outcome.kind]}, identifier
+        if outcomes.get(identifier) == ("update", None):
+            assert after[identifier]["ghl_contact_id"] == outcome.contact_id
+    kinds = {built.outcomes[identifier].kind for identifier in outcomes}
+    assert kinds == PLANNED.keys(), "the world has every kind of lead"
+    assert verified(run)["passed"]
+
+
+def test_the_log_names_who_was_not_found_by_id_alone(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    product = serve(location(known=[ADA]))
+    product.lead("a", email="ada@example.com")
+    product.lead("lead-17", email="nobody@example.com", first_name="Nobody")
+    with caplog.at_level("INFO"):
+        assert succeeded(product.run())
+    (line,) = [each for each in caplog.messages if "lead-17" in each]
+    assert line == "acme: no contact was found for leads lead-17"
 
 
 def test_a_dry_run_writes_nothing_and_plans_what_the_run_does(serve: Serve) -> None:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Literal
 from uuid import UUID
 
 import pytest
@@ -88,9 +89,16 @@ def kill_at_request(product: Hydration, path: str, nth: int) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
-def kill_at_row(product: Hydration, of: str, when: str, *, undoes: UUID | None = None) -> None:
-    """Kill a run where it wants to update a row."""
-    with gate(product.database, before="UPDATE", of=of, when=when) as shut:
+def kill_at_row(
+    product: Hydration,
+    of: str,
+    when: str,
+    *,
+    before: Literal["INSERT", "UPDATE"] = "UPDATE",
+    undoes: UUID | None = None,
+) -> None:
+    """Kill a run where it wants to write a row."""
+    with gate(product.database, before=before, of=of, when=when) as shut:
         process = process_of(product, undoes=undoes)
         process.start()
         shut.wait_until_reached()
@@ -146,6 +154,14 @@ def check(product: Hydration) -> None:
 @pytest.mark.parametrize("page", range(1, PAGES + 1))
 def test_killed_at_a_page_the_next_run_repeats_that_page_and_no_other(product: Hydration, page: int) -> None:
     kill_at_request(product, SEARCH, page)
+    assert product.run().counts["applied"] == LEADS
+    assert product.calls() == {SEARCH: PAGES + 1}
+
+
+def test_killed_while_a_page_is_landed_the_next_one_is_not_asked_for_yet(product: Hydration) -> None:
+    landed = "(SELECT count(*) FROM backfill.ghl_contact) >= 500"
+    kill_at_row(product, "backfill.ghl_contact", landed, before="INSERT")
+    assert product.calls() == {SEARCH: 2}
     assert product.run().counts["applied"] == LEADS
     assert product.calls() == {SEARCH: PAGES + 1}
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
+import pytest
 import sqlalchemy
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,6 +60,24 @@ def test_a_run_is_gone_on_with_only_for_the_same_request_and_only_while_its_plan
     unfinished = resumable or state is State.RUNNING
     young = planned is None or planned <= 24
     assert resumed == (unfinished and young and mode is asked and not fresh)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "resumed"),
+    [
+        ({"clear_nulls": True}, {}, False),
+        ({}, {"clear_nulls": True}, False),
+        ({"clear_nulls": True}, {"clear_nulls": True}, True),
+        ({"max_records": 5}, {"max_records": 9}, True),
+        ({"max_records": 5, "fresh": True}, {}, True),
+    ],
+)
+def test_a_run_that_decided_by_other_options_is_not_gone_on_with(
+    before: dict[str, Any], now: dict[str, Any], *, resumed: bool
+) -> None:
+    newest = a_run(mode=Mode.LOAD, state=State.INTERRUPTED, resumable=True, planned_hours_ago=1)
+    asked = replace(request(Mode.LOAD), options=now)
+    assert can_resume(replace(newest, options=before), asked, now=NOW) is resumed
 
 
 def extract_half(engine: sqlalchemy.Engine) -> None:

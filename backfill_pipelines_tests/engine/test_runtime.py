@@ -35,6 +35,25 @@ async def answer(value: str, *, after: threading.Event | None = None) -> str:
     return value
 
 
+# --- places ----------------------------------------------------------------------------------------------------------
+
+
+class CrowdedOptions(RunOptions):
+    """Options of runs that may have other numbers of partitions at work."""
+
+    places: int
+
+    def partitions_at_once(self, registry: Registry) -> int:
+        return self.places
+
+
+def test_runs_that_allow_as_many_partitions_at_once_share_their_places(runtime: Runtime) -> None:
+    usual = runtime.places_for(RunOptions())
+    assert usual is runtime.places
+    assert usual is runtime.places_for(CrowdedOptions(places=Registry().defaults.max_parallel_clients))
+    assert runtime.places_for(CrowdedOptions(places=2)) is runtime.places_for(CrowdedOptions(places=2)) is not usual
+
+
 # --- results ---------------------------------------------------------------------------------------------------------
 
 
