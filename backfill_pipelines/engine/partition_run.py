@@ -257,8 +257,6 @@ def _has_plan(runtime: Runtime, run: Run) -> bool:
 def _plan(runtime: Runtime, backfill: Backfill, scope: Scope, *, load: bool) -> None:
     """Make the plan and store it; execute it meanwhile where it is to be loaded and the target can do that."""
     scope.report("plan", 0, None)
-    with runtime.engine.begin() as connection:
-        discard_unplanned(connection, scope.run_id)
     plan = backfill.plan(scope)
     if load and scope.options.max_records is None:
         target = backfill.target(scope)
@@ -305,6 +303,7 @@ def _store(
     frames: Iterable[pd.DataFrame],
     applied_at: str | None = None,
 ) -> StoredPlan:
+    discard_unplanned(connection, scope.run_id)
     return store_plan(
         connection,
         run_id=scope.run_id,

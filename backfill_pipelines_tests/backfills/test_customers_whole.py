@@ -126,3 +126,16 @@ def test_later_leads_of_customers_that_are_there_are_linked_whole(
         run = filled.run()
     assert (noted, run.counts["create"], verified(run)["passed"]) == (["whole"], 1, True)
     assert filled.customer_of("later")["metadata"]["leadCount"] == 4  # two of its PSID, one of its phone, the new one
+
+
+@pytest.mark.usefixtures("way")
+def test_a_key_that_is_checked_only_at_the_commit_leaves_no_journal_of_what_was_not_done(
+    filled: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled.execute('ALTER TABLE "Customer" DROP CONSTRAINT "Customer_client_id_phone_key"')
+    filled.execute('ALTER TABLE "Customer" ADD UNIQUE (client_id, phone) DEFERRABLE INITIALLY DEFERRED')
+    taken = "INSERT INTO \"Customer\" (id, client_id, phone) VALUES (gen_random_uuid(), '42', '2055550122')"
+    with in_between(monkeypatch, lambda: filled.execute(taken)) as noted:
+        run = filled.run()
+    assert (succeeded(run), noted[:2], run.counts["failed"]) == (True, ["whole", "careful"], 0)
+    assert verified(run)["passed"]
