@@ -367,3 +367,11 @@ def test_a_partition_that_lacks_a_section_says_which(valid: Registry) -> None:
     stray = Client(key="a", name="A", email_bison=EmailBisonAccess(instance="x", workspace_id=1))  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="known: main, second"):
         valid.bison_instance(stray)
+
+
+@pytest.mark.parametrize("section", ["attio_people", "attio_company_orgs", "convex_users"])
+def test_a_setting_that_nobody_reads_is_a_mistake_of_every_backfill(tmp_path: Path, section: str) -> None:
+    path = tmp_path / "clients.yaml"
+    path.write_text(f"defaults: {{{section}: {{store_skip: true}}}}\n", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="store_skip"):
+        load_registry(path, environ={})

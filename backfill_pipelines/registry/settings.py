@@ -136,6 +136,18 @@ class LeadHydrationSettings(BackfillSettings):
     """How `"Lead".phone` is filled: E.164, or national digits for +1 (elsewhere E.164 without its plus)."""
 
 
+class AttioPeopleSettings(BackfillSettings):
+    """Settings of `attio_people`: none of its own. A key that nobody reads is a mistake."""
+
+    section: ClassVar[str] = "attio_people"
+
+
+class ConvexUsersSettings(BackfillSettings):
+    """Settings of `convex_users`: none of its own."""
+
+    section: ClassVar[str] = "convex_users"
+
+
 class AttioCompanyOrgsSettings(BackfillSettings):
     """Settings of `attio_company_orgs`."""
 
@@ -148,7 +160,14 @@ class AttioCompanyOrgsSettings(BackfillSettings):
 SETTINGS_MODELS: Final[Mapping[str, type[BackfillSettings]]] = MappingProxyType(
     {
         model.section: model
-        for model in (ClientLeadsSettings, LeadHydrationSettings, CustomersSettings, AttioCompanyOrgsSettings)
+        for model in (
+            ClientLeadsSettings,
+            LeadHydrationSettings,
+            CustomersSettings,
+            AttioPeopleSettings,
+            AttioCompanyOrgsSettings,
+            ConvexUsersSettings,
+        )
     }
 )
 
