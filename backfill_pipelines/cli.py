@@ -44,7 +44,10 @@ EveryPartition = Annotated[bool, typer.Option("--all", help="Every client (or wo
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, and nothing else there.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Log more to stderr.")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Partitions per Dagster run; 6 by default.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option("--batch-size", min=1, help="Partitions per Dagster run; 6 by default, 100 of lead_hydration."),
+]
 MaxRecords = Annotated[
     int | None, typer.Option("--max-records", min=1, help="Load at most N creates and updates per partition.")
 ]
@@ -98,6 +101,13 @@ def run(
     clear_nulls: Annotated[
         bool, typer.Option("--clear-nulls", help="convex_users: remove what Clerk has empty.")
     ] = False,
+    concurrency: Annotated[
+        int | None, typer.Option("--concurrency", min=1, help="lead_hydration: locations at work at once.")
+    ] = None,
+    per_location_rps: Annotated[
+        float | None,
+        typer.Option("--per-location-rps", help="lead_hydration: requests a second to one location at most."),
+    ] = None,
     batch_size: BatchSize = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
@@ -113,6 +123,8 @@ def run(
         "include_banned": include_banned,
         "min_members": min_members,
         "clear_nulls": clear_nulls,
+        "concurrency": concurrency,
+        "per_location_rps": per_location_rps,
     }
     _leave(
         run_backfill(

@@ -17,6 +17,7 @@ from backfill_pipelines.backfills.client_leads import ClientLeads
 from backfill_pipelines.backfills.convex_users import ConvexUsers
 from backfill_pipelines.backfills.customers import Customers
 from backfill_pipelines.backfills.customers_jobs import customers_jobs
+from backfill_pipelines.backfills.lead_hydration import LeadHydration
 from backfill_pipelines.engine.backfill import Backfill
 from backfill_pipelines.engine.dagster_adapter import (
     OpenRuntime,
@@ -38,8 +39,8 @@ client is the wrong default. BACKFILL_PARTITIONS_PER_RUN sets another size."""
 
 
 def all_backfills() -> list[Backfill]:
-    """Every backfill there is. A new one is one more line here."""
-    return [ClientLeads(), Customers(), AttioPeople(), AttioCompanyOrgs(), ConvexUsers()]
+    """Every backfill there is, those that others gain from first. A new one is one more line here."""
+    return [ClientLeads(), LeadHydration(), Customers(), AttioPeople(), AttioCompanyOrgs(), ConvexUsers()]
 
 
 def _open_runtime(tell: Callable[[str], None]) -> Runtime:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -54,11 +55,12 @@ from backfill_pipelines.database.bulk import copy_rows
 from backfill_pipelines.database.catalogue import TableShape, require_access
 from backfill_pipelines.database.tables import change, run
 from backfill_pipelines.engine.backfill import Plan, Reconciliation, RunOptions, Scope
+from backfill_pipelines.engine.completeness import Completeness, completeness_of, shares
 from backfill_pipelines.engine.journal import left_alone
 from backfill_pipelines.engine.ledger import Mode, Run
 from backfill_pipelines.engine.plan import Action
 from backfill_pipelines.engine.sql_target import SqlTarget
-from backfill_pipelines.errors import ConfigurationError
+from backfill_pipelines.errors import ConfigurationError, ParkedError
 from backfill_pipelines.registry import Client, LeadHydrationSettings, Registry
 
 _log = logging.getLogger(__name__)
@@ -79,7 +81,10 @@ class LeadHydrationOptions(RunOptions):
         default=None, ge=1, description="Locations at work at once; max_parallel_clients of the registry, else 100."
     )
     per_location_rps: float | None = Field(
-        default=None, gt=0, description="Requests a second to one location at most, below what GoHighLevel allows."
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Requests a second to one location at most, below what GoHighLevel allows.",
     )
 
     def partitions_at_once(self, registry: Registry) -> int:
@@ -141,10 +146,12 @@ class LeadHydration:
             except ForeignContactsError as error:
                 await asyncio.to_thread(_discard, scope, extraction.landing, error)
                 raise
+            except ParkedError:
+                await _tell(scope, extraction)
+                raise
         if extraction.reading.way == "scan" and extraction.reading.distinct < (extraction.reading.total or 0):
             scope.warnings.add(SCAN_INCOMPLETE)
-        day = await asyncio.to_thread(used_today, scope, access.location.location_id)
-        scope.details |= {"gohighlevel": {**extraction.figures(), "day": day}}
+        await _tell(scope, extraction)
 
     # --- plan ------------------------------------------------------------------------------------------------------
 
@@ -212,8 +219,8 @@ class LeadHydration:
                 "linked": written.get(LINK, 0),
                 "filled": {name: written.get(name, 0) for name in FILLED},
             }
-            if "completeness" in scope.details:
-                scope.details["completeness"] |= {"after": _shares(now)}
+            if (planned := completeness_of(scope.details)) is not None:
+                scope.details |= replace(planned, after=_complete(now, now).after).as_details()
         explained = len(fillable) - len(missing) + sum(map(figures.reasons.__getitem__, _explaining(figures.reasons)))
         return Reconciliation(
             equal=now["leads"] - len(missing) - len(different) - explained,
@@ -234,6 +241,12 @@ class LeadHydration:
     def compare_partitions(self, runs: Sequence[Run]) -> Mapping[str, str]:  # noqa: ARG002 - the protocol's
         """Nothing: every contact says whose it is."""
         return {}
+
+
+async def _tell(scope: Scope, extraction: Extraction) -> None:
+    """How the location was read, with what was used of its day, and how long the rest takes."""
+    day = await asyncio.to_thread(used_today, scope, extraction.location.location_id)
+    scope.details |= {"gohighlevel": {**extraction.figures(), "day": day}}
 
 
 async def _read(extraction: Extraction) -> None:
@@ -299,16 +312,17 @@ def _told(scope: Scope, plan: HydrationPlan, before: Mapping[str, int]) -> Itera
     figures = plan.figures
     scope.reasons.update(figures.noted)
     after = {name: before[name] + figures.filled[name] for name in FILLED} | {LINK: before[LINK] + figures.linked}
-    scope.details |= {
-        **figures.shown(),
-        "completeness": {"leads": before["leads"], "before": _shares(before), "after": _shares({**before, **after})},
-    }
+    scope.details |= figures.shown() | _complete(before, {**before, **after}).as_details()
 
 
-def _shares(counts: Mapping[str, int]) -> dict[str, float]:
-    """The share of leads that have each field, and of those that have both names."""
-    total = max(1, counts["leads"])
-    return {name: round(count / total, 4) for name, count in counts.items() if name != "leads"}
+def _complete(before: Mapping[str, int], after: Mapping[str, int]) -> Completeness:
+    fields = (*FILLED, LINK)
+    of = before["leads"]
+    return Completeness(
+        records=of,
+        before=shares({name: before[name] for name in fields}, of=of),
+        after=shares({name: after[name] for name in fields}, of=of),
+    )
 
 
 def _updates(frame: pd.DataFrame) -> list[str]:

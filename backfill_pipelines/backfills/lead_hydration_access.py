@@ -22,7 +22,7 @@ from backfill_pipelines.engine.backfill import Scope
 from backfill_pipelines.errors import ConfigurationError
 from backfill_pipelines.vendors.clock import SystemClock
 from backfill_pipelines.vendors.gohighlevel import BASE_URL, GoHighLevel, connect, quotas
-from backfill_pipelines.vendors.gohighlevel_limits import RESERVE, VENDOR
+from backfill_pipelines.vendors.gohighlevel_limits import RESERVE, VENDOR, requests_per_second
 from backfill_pipelines.vendors.postgres_quota_store import PostgresQuotaStore
 from backfill_pipelines.vendors.quota import Quota
 from backfill_pipelines.vendors.retry import RetryBudget
@@ -92,6 +92,8 @@ class Access:
     location: GoHighLevel
     requests: CountedRetryBudget
     held: HeldRequests
+    per_second: float
+    """Requests that may be made of it, by all processes together."""
 
 
 @asynccontextmanager
@@ -124,7 +126,7 @@ async def location_of(scope: Scope, *, per_location_rps: float | None) -> AsyncI
             clock=clock,
             base_url=scope.registry.vendor_base_url("gohighlevel", client) or BASE_URL,
         )
-        yield Access(location=location, requests=requests, held=held)
+        yield Access(location=location, requests=requests, held=held, per_second=requests_per_second(per_location_rps))
 
 
 def used_today(scope: Scope, location_id: str) -> dict[str, int]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
+from math import ceil
 from typing import Any, TypeVar
 
 from backfill_pipelines.backfills.lead_hydration_access import Access
@@ -70,6 +71,8 @@ class Extraction:
         self._requests_before = access.requests.requests
         self._calls_before = 0
         self._foreign: set[str] = set()
+        self._calls_left = 0
+        self._per_second = access.per_second
 
     async def begin(self) -> None:
         """Find out where the reading stands."""
@@ -139,6 +142,7 @@ class Extraction:
         reading.swept = page.following is None
         reading.read += len(page.rows) + len(page.rejected) + len(page.foreign)
         reading.total = page.total if page.total is not None else reading.total
+        self._calls_left = ceil(max(0, (reading.total or 0) - reading.read) / PAGE_ROWS)
 
     async def each(
         self,
@@ -154,7 +158,7 @@ class Extraction:
         After an error nobody asks any more, and what is on its way is landed all the same.
         """
         waiting, answered, landing = iter(items), list[Answer](), asyncio.Lock()
-        done = 0
+        done, self._calls_left = 0, len(items)
         failures: list[Exception] = []
 
         async def land_answers() -> None:
@@ -165,6 +169,7 @@ class Extraction:
                 if batch:
                     await land(batch)
                     done += len(batch)
+                    self._calls_left = len(items) - done
                     self.scope.report(step, done, len(items))
 
         async def asker() -> None:
@@ -198,9 +203,14 @@ class Extraction:
             raise
 
     def figures(self) -> dict[str, Any]:
-        """What the reading has come to, as details of a run."""
+        """What the reading has come to, as details of a run; `eta_seconds` is for what is left of its present step."""
         reading = self.reading
-        figures: dict[str, Any] = {"way": reading.way, "calls": reading.calls, "contacts": reading.total}
+        figures: dict[str, Any] = {
+            "way": reading.way,
+            "calls": reading.calls,
+            "contacts": reading.total,
+            "eta_seconds": 0 if reading.finished else ceil(self._calls_left / self._per_second),
+        }
         if reading.way == "scan":
             figures |= {"contacts_read": reading.distinct, "scans": reading.rescans + 1}
         return figures

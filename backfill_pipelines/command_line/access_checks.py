@@ -14,8 +14,16 @@ from pydantic import SecretStr
 from backfill_pipelines.backfills import clerk_landing
 from backfill_pipelines.backfills.client_leads_proof import bison_access, token_of
 from backfill_pipelines.errors import BackfillError, ConfigurationError
-from backfill_pipelines.registry import AttioAccess, ClerkAccess, Client, ConvexAccess, Registry, Workspace
-from backfill_pipelines.vendors import attio_access, clerk, convex, email_bison
+from backfill_pipelines.registry import (
+    AttioAccess,
+    ClerkAccess,
+    Client,
+    ConvexAccess,
+    GoHighLevelAccess,
+    Registry,
+    Workspace,
+)
+from backfill_pipelines.vendors import attio_access, clerk, convex, email_bison, gohighlevel
 from backfill_pipelines.vendors.attio_records import WRITE_SCOPES
 from backfill_pipelines.vendors.clock import SystemClock
 from backfill_pipelines.vendors.quota_store import InMemoryQuotaStore
@@ -62,7 +70,12 @@ async def _answer(check: Check) -> str:
 
 
 def _of_client(http: httpx.AsyncClient, registry: Registry, client: Client) -> Mapping[str, Check]:
-    return {"email_bison": lambda: _email_bison(http, registry, client)} if client.email_bison else {}
+    checks: dict[str, Check] = {}
+    if client.email_bison is not None:
+        checks["email_bison"] = lambda: _email_bison(http, registry, client)
+    if (location := client.gohighlevel) is not None:
+        checks["gohighlevel"] = lambda: _gohighlevel(http, registry, client, location)
+    return checks
 
 
 def _of_workspace(http: httpx.AsyncClient, registry: Registry, workspace: Workspace) -> Mapping[str, Check]:
@@ -86,6 +99,21 @@ async def _email_bison(http: httpx.AsyncClient, registry: Registry, client: Clie
             f"The token of client {client.key} belongs to workspace {current}; the registry says "
             f"{access.workspace_id}: correct one of them.",
         )
+
+
+async def _gohighlevel(http: httpx.AsyncClient, registry: Registry, client: Client, access: GoHighLevelAccess) -> None:
+    location_id, clock = access.location_id.resolve(), SystemClock()
+    budgets = gohighlevel.quotas(location_id, store=InMemoryQuotaStore(clock), clock=clock)
+    async with budgets.burst, budgets.daily:
+        await gohighlevel.connect(
+            http,
+            base_url=registry.vendor_base_url("gohighlevel", client) or gohighlevel.BASE_URL,
+            token=access.token.resolve(),
+            location_id=location_id,
+            quotas=budgets,
+            retry_budget=RetryBudget(),
+            clock=clock,
+        ).total()
 
 
 async def _clerk(http: httpx.AsyncClient, registry: Registry, workspace: Workspace, access: ClerkAccess) -> None:

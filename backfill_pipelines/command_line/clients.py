@@ -19,6 +19,8 @@ from backfill_pipelines.backfills.client_leads_proof import bison_access
 from backfill_pipelines.command_line.access_checks import check_accesses, email_bison_of
 from backfill_pipelines.command_line.failures import FAILED, UsageError, print_json
 from backfill_pipelines.command_line.output import wide_console
+from backfill_pipelines.engine.client_rows import with_clients_of
+from backfill_pipelines.engine.runtime import open_database
 from backfill_pipelines.errors import ConfigurationError
 from backfill_pipelines.registry import Client, Registry, load_registry, registry_path
 from backfill_pipelines.vendors.transport import open_http_client
@@ -26,7 +28,7 @@ from backfill_pipelines.vendors.transport import open_http_client
 
 def list_clients(*, check: bool, as_json: bool) -> int:
     """Print the registry's clients and workspaces; with `check` call each vendor once. Returns the exit code."""
-    registry = load_registry(registry_path(os.environ, Path.cwd()), environ=os.environ)
+    registry = _whole_registry()
     checks = asyncio.run(check_accesses(registry)) if check else {}
     entries = [
         *(
@@ -43,6 +45,15 @@ def list_clients(*, check: bool, as_json: bool) -> int:
     else:
         _print(entries, checks, check=check)
     return FAILED if any(answer != "ok" for answers in checks.values() for answer in answers.values()) else 0
+
+
+def _whole_registry() -> Registry:
+    """The registry as a run sees it. Where it takes clients from no database, none is opened: listing needs none."""
+    registry = load_registry(registry_path(os.environ, Path.cwd()), environ=os.environ)
+    if not registry.clients_from_database:
+        return registry
+    with open_database() as (engine, _):
+        return with_clients_of(engine, registry)
 
 
 def _sections(entry: object, *names: str) -> list[str]:

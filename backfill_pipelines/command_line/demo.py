@@ -137,7 +137,7 @@ def _make_product_tables(sandbox: Sandbox, *, anew: bool) -> None:
             connection.execute(text(f"TRUNCATE {ours}"))
         if connection.scalar(text("SELECT to_regclass('public.client_leads')")) is None:
             connection.exec_driver_sql(product_schema_sql())
-            fill_clients(driver_connection(connection), sandbox.product_clients())
+            fill_clients(driver_connection(connection), sandbox.product_clients)
 
 
 def serve_fake_vendors(*, port: int, seed: int, clients: int, faults: Path | None) -> int:
@@ -146,7 +146,7 @@ def serve_fake_vendors(*, port: int, seed: int, clients: int, faults: Path | Non
     def announce(sandbox: Sandbox) -> None:
         for instance, url in sandbox.server.account_urls(sandbox.email_bison.name).items():
             print(f"Email Bison, instance {instance}: {url}", file=sys.stderr)
-        for vendor in (sandbox.clerk, sandbox.attio, sandbox.convex):
+        for vendor in (sandbox.gohighlevel, sandbox.clerk, sandbox.attio, sandbox.convex):
             for account, url in sandbox.server.account_urls(vendor.name).items():
                 print(f"{vendor.name.title()}, {account}: {url}", file=sys.stderr)
         print(f"requests so far: {sandbox.server.base_url}/_sandbox/requests", file=sys.stderr)

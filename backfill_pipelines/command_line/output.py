@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -27,6 +27,7 @@ from rich.progress import (
 from rich.table import Table
 
 from backfill_pipelines.engine.backfill import Progress as ProgressReport
+from backfill_pipelines.engine.completeness import COMPLETENESS, completeness_of
 from backfill_pipelines.engine.ledger import Run, State
 from backfill_pipelines.engine.progress import LineProgress
 
@@ -110,10 +111,28 @@ def print_runs(name: str, runs: Sequence[Run], *, dry_run: bool, unaccounted: Se
             *([str(run.id)] if with_ids else []),
         )
     console.print(table)
+    if (complete := completeness_table(runs)) is not None:
+        console.print(complete)
     for line in explanations(runs, unaccounted=unaccounted):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for line in next_steps(name, runs, dry_run=dry_run):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def completeness_table(runs: Sequence[Run]) -> Table | None:
+    """The share of records that have each field, before and after, where the backfill tells it."""
+    told = {run.partition_key: each for run in runs if (each := completeness_of(run.details)) is not None}
+    if not told:
+        return None
+    fields = dict.fromkeys(name for each in told.values() for name in each.after)
+    table = Table(title="share of records with each field, before → after", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("partition", no_wrap=True)
+    for name in ("records", *fields):
+        table.add_column(name, justify="right")
+    for key, each in told.items():
+        changes = each.changes()
+        table.add_row(key, str(each.records), *(changes.get(name, "") for name in fields))
+    return table
 
 
 def figures(runs: Sequence[Run]) -> str:
@@ -121,16 +140,22 @@ def figures(runs: Sequence[Run]) -> str:
     totals: dict[str, int] = {}
     texts: dict[str, str] = {}
     for run in runs:
-        for name, value in run.details.items():
-            if name == "reasons":
-                continue  # they have a line of their own
-            flat = {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
-            for key, each in flat.items():
-                if isinstance(each, int) and not isinstance(each, bool):
-                    totals[key] = totals.get(key, 0) + each
-                elif isinstance(each, str) and len(runs) == 1:
-                    texts[key] = each
+        # Reasons and completeness have a place of their own.
+        shown = {name: value for name, value in run.details.items() if name not in ("reasons", COMPLETENESS)}
+        for name, value in _flat(shown):
+            if isinstance(value, int) and not isinstance(value, bool):
+                totals[name] = totals.get(name, 0) + value
+            elif isinstance(value, str) and len(runs) == 1:
+                texts[name] = value
     return ", ".join(f"{name} {value}" for name, value in {**totals, **texts}.items())
+
+
+def _flat(details: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in details.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{key}", each) for key, each in _flat(value))
+        else:
+            yield name, value
 
 
 def wide_console() -> Console:

@@ -39,6 +39,7 @@ from backfill_pipelines.engine.dagster_adapter import (
     asset_keys,
     job_name,
     partition_keys,
+    partitions_per_run,
     range_tags,
     ranges,
     sync_partitions,
@@ -139,7 +140,7 @@ def execute_backfill(
                 keys,
                 dry_run=dry_run,
                 options=options,
-                batch_size=batch_size or PARTITIONS_PER_RUN,
+                batch_size=batch_size or partitions_per_run(backfill, usual=PARTITIONS_PER_RUN),
                 verbose=verbose,
             )
         runs = [run for run_id in dagster_run_ids for run in runtime.ledger.of_dagster_run(run_id)]
@@ -235,14 +236,18 @@ def require_choice(clients: Sequence[str], *, all_partitions: bool) -> None:
 
 
 def check_options(backfill: Backfill, options: Mapping[str, Any]) -> None:
-    """Raise `UsageError("unknown_option")` for an option that this backfill does not have."""
+    """Raise `UsageError`: `unknown_option` for one that this backfill does not have, else `invalid_option`."""
     try:
         backfill.options_model.model_validate(dict(options))
     except ValidationError as error:
-        names = ", ".join("--" + str(item["loc"][0]).replace("_", "-") for item in error.errors())
-        raise UsageError(
-            "unknown_option", f"{backfill.name} does not take {names}; see its page in the README."
-        ) from None
+        wrong = {"--" + str(item["loc"][0]).replace("_", "-"): item for item in error.errors()}
+        unknown = [name for name, item in wrong.items() if item["type"] == "extra_forbidden"]
+        if unknown:
+            raise UsageError(
+                "unknown_option", f"{backfill.name} does not take {', '.join(unknown)}; see its page in the README."
+            ) from None
+        told = "; ".join(f"{name}: {item['msg']}" for name, item in wrong.items())
+        raise UsageError("invalid_option", f"{told}. Correct it, or leave it out.") from None
 
 
 def chosen_partitions(

@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 
+from backfill_pipelines.engine.completeness import completeness_of
 from backfill_pipelines.engine.ledger import Run
 from backfill_pipelines.engine.plan import Action
 
@@ -43,6 +44,11 @@ def run_metadata(run: Run) -> tuple[dict[str, Any], dict[str, Any], dict[str, An
         **about_plan,
     }
     target = {"rows": counts["applied"], **about, "counts": dg.MetadataValue.md(_table("", counts)), **about_plan}
+    if (completeness := completeness_of(run.details)) is not None:
+        for shown in (plan, target):
+            shown["completeness"] = dg.MetadataValue.md(
+                _table("share of records with", completeness.changes(), unit="before → after")
+            )
     if run.verification is not None:
         figures = {name: run.verification[name] for name in _COMPARED}
         target["source vs target"] = dg.MetadataValue.md(
@@ -52,10 +58,10 @@ def run_metadata(run: Run) -> tuple[dict[str, Any], dict[str, Any], dict[str, An
     return source, plan, target
 
 
-def _table(head: str, figures: Mapping[str, Any]) -> str:
+def _table(head: str, figures: Mapping[str, Any], *, unit: str = "records") -> str:
     if not figures:
         return "none"
-    lines = [f"| {head} | records |", "|:---|---:|"]
+    lines = [f"| {head} | {unit} |", "|:---|---:|"]
     return "\n".join([*lines, *(f"| {name} | {figure} |" for name, figure in figures.items())])
 
 

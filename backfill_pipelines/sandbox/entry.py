@@ -5,7 +5,7 @@ Belongs here: which vendors there are, from a seed. Does not belong here: printi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +21,12 @@ from backfill_pipelines.sandbox.email_bison_data import build_email_bison_world
 from backfill_pipelines.sandbox.email_bison_records import EmailBisonWorld
 from backfill_pipelines.sandbox.exchange import Vendor
 from backfill_pipelines.sandbox.faults import Fault, read_faults_file
+from backfill_pipelines.sandbox.gohighlevel import GoHighLevelSandbox
+from backfill_pipelines.sandbox.gohighlevel_data import GoHighLevelLocation
+from backfill_pipelines.sandbox.gohighlevel_leads import build_location_for_leads
 from backfill_pipelines.sandbox.leads_and_jobs import SeededClient
 from backfill_pipelines.sandbox.leads_filling import demo_clients
-from backfill_pipelines.sandbox.registry_file import WorkspaceAccess, client_ids, registry_yaml
+from backfill_pipelines.sandbox.registry_file import LocationAccess, WorkspaceAccess, client_ids, registry_yaml
 from backfill_pipelines.sandbox.server import SandboxServer, known_fault_kinds
 from backfill_pipelines.sandbox.traffic import RateLimit
 
@@ -40,22 +43,13 @@ class Sandbox:
 
     email_bison_world: EmailBisonWorld
     email_bison: EmailBisonSandbox
+    product_clients: Sequence[SeededClient]
+    """The same clients in the product's own tables: leads, jobs, and customers that people made."""
+    gohighlevel: GoHighLevelSandbox
     clerk: ClerkSandbox
     attio: AttioSandbox
     convex: ConvexSandbox
     server: SandboxServer
-    seed: int
-
-    def product_clients(self) -> list[SeededClient]:
-        """The same clients in the product's own tables: leads, jobs, and customers that people made."""
-        world = self.email_bison_world
-        workspaces = {client_id: world.client(key)[1] for key, client_id in client_ids(world).items()}
-        return demo_clients(
-            list(workspaces),
-            seed=self.seed,
-            names={client_id: workspace.name for client_id, workspace in workspaces.items()},
-            phone_regions={client_id: workspace.phone_region for client_id, workspace in workspaces.items()},
-        )
 
     def registry_yaml(self, *, admin_only: bool = False) -> str:
         """The `clients.yaml` of the running sandbox."""
@@ -63,6 +57,7 @@ class Sandbox:
             self.email_bison_world,
             self.server.account_urls(self.email_bison.name),
             admin_only=admin_only,
+            locations={each.key: LocationAccess(each.id, each.token) for each in self.gohighlevel.locations},
             workspaces=[
                 WorkspaceAccess(
                     key=instance.key,
@@ -73,7 +68,10 @@ class Sandbox:
                 )
                 for instance in self.clerk.world.instances
             ],
-            vendor_urls={each.name: self.server.account_urls(each.name)["api"] for each in (self.clerk, self.attio)},
+            vendor_urls={
+                each.name: self.server.account_urls(each.name)["api"]
+                for each in (self.gohighlevel, self.clerk, self.attio)
+            },
         )
 
 
@@ -91,6 +89,8 @@ def build_sandbox(
     """The vendors of a seed. Raises FaultFormatError for a faults file that cannot be used."""
     world = build_email_bison_world(seed=seed, clients=clients, scale=scale)
     email_bison = EmailBisonSandbox(world, rate_limit=email_bison_rate_limit)
+    product_clients = _clients_of(world, seed=seed, scale=scale)
+    gohighlevel = GoHighLevelSandbox(_locations_of(world, product_clients, seed=seed))
     clerk = ClerkSandbox(build_clerk_world(seed=seed, users=users, workspaces=WORKSPACES))
     attio = AttioSandbox([_crm_of(each) for each in clerk.world.instances])
     convex = ConvexSandbox(
@@ -99,12 +99,40 @@ def build_sandbox(
             for each in clerk.world.instances
         ]
     )
-    vendors: list[Vendor] = [email_bison, clerk, attio, convex]
+    vendors: list[Vendor] = [email_bison, gohighlevel, clerk, attio, convex]
     faults: list[Fault] = []
     if faults_file is not None:
         faults = read_faults_file(faults_file, known_fault_kinds(vendors))
     server = SandboxServer(vendors, port=port, seed=seed, faults=faults, latency_seconds=latency_seconds)
-    return Sandbox(world, email_bison, clerk, attio, convex, server, seed)
+    return Sandbox(world, email_bison, product_clients, gohighlevel, clerk, attio, convex, server)
+
+
+def _clients_of(world: EmailBisonWorld, *, seed: int, scale: float) -> list[SeededClient]:
+    workspaces = {client_id: world.client(key)[1] for key, client_id in client_ids(world).items()}
+    return demo_clients(
+        list(workspaces),
+        seed=seed,
+        scale=scale,
+        names={client_id: workspace.name for client_id, workspace in workspaces.items()},
+        phone_regions={client_id: workspace.phone_region for client_id, workspace in workspaces.items()},
+    )
+
+
+def _locations_of(
+    world: EmailBisonWorld, product_clients: Sequence[SeededClient], *, seed: int
+) -> list[GoHighLevelLocation]:
+    """A location for each client, in which most of its leads are contacts."""
+    return [
+        build_location_for_leads(
+            client.leads(),
+            seed=seed,
+            location_id=f"loc{seed % 10_000:04d}{client.client_id:0>13}",
+            token=f"pit-sandbox-{seed}-{key}",
+            key=key,
+            phone_region=world.client(key)[1].phone_region,
+        ).location
+        for key, client in zip(world.client_keys(), product_clients, strict=True)
+    ]
 
 
 def _crm_of(instance: ClerkInstance) -> AttioWorkspace:

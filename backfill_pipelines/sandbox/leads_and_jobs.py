@@ -106,6 +106,7 @@ class SeededClient:
         rng = random.Random(f"leads:{seed}:{client_id}")  # noqa: S311
         self._style = rng.getrandbits(16)
         self._customers = rng.getrandbits(62) << 64
+        self._contacts = self._customers >> 64 & 0xFFFF_FFFF
         self._household_order, self._arrival_order = _order(leads, rng), _order(leads, rng)
         self._oversized = len(OVERSIZED_KINDS) + leads // _LEADS_PER_OVERSIZED if leads >= _FEWEST_FOR_OVERSIZED else 0
         self._dealt = leads - self._oversized * OVERSIZED
@@ -191,7 +192,7 @@ class SeededClient:
             first,
             last,
             company,
-            f"ghl{style:017x}" if _HAS_CONTACT.holds(style) else None,
+            f"ghl{self._contacts:08x}{style:09x}" if _HAS_CONTACT.holds(style) else None,
             self._linked_to(place),
             created_at,
             created_at + _EDITED_AFTER if _EDITED.holds(style) else created_at,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -28,6 +28,13 @@ class WorkspaceAccess:
     convex_deploy_key: str
 
 
+class LocationAccess(NamedTuple):
+    """A client's GoHighLevel location and the token for it."""
+
+    location_id: str
+    token: str
+
+
 def client_ids(world: EmailBisonWorld) -> dict[str, str]:
     """The ids of the clients in the product's tables, by key."""
     return {key: str(1001 + place) for place, key in enumerate(world.client_keys())}
@@ -38,12 +45,14 @@ def registry_yaml(
     instance_urls: Mapping[str, str],
     *,
     admin_only: bool = False,
+    locations: Mapping[str, LocationAccess] | None = None,
     workspaces: Sequence[WorkspaceAccess] = (),
     vendor_urls: Mapping[str, str] | None = None,
 ) -> str:
     """The registry of all clients of a world, sorted by key, and of the workspaces.
 
     `instance_urls` is `SandboxServer.account_urls("email-bison")`; `vendor_urls` are those of vendors with one address.
+    `locations` are by client; who has none stays without.
     With `admin_only` the clients have no token of their own and the instances' admin tokens must do.
     """
     document: dict[str, Any] = {
@@ -60,6 +69,8 @@ def registry_yaml(
         if not admin_only:
             bison["token"] = workspace.token
         client: dict[str, Any] = {"key": key, "name": workspace.name, "email_bison": bison}
+        if locations and key in locations:
+            client["gohighlevel"] = locations[key]._asdict()
         client["leads"] = {"client_id": client_ids(world)[key]}
         if workspace.phone_region != DEFAULT_REGION:
             client["phone_region"] = workspace.phone_region
@@ -74,8 +85,9 @@ def registry_yaml(
             }
             for each in workspaces
         ]
-        document["vendors"] = {name: {"base_url": url} for name, url in (vendor_urls or {}).items()}
+    if vendor_urls:
+        document["vendors"] = {name: {"base_url": url} for name, url in vendor_urls.items()}
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
 
 
-__all__ = ["WorkspaceAccess", "client_ids", "registry_yaml"]
+__all__ = ["LocationAccess", "WorkspaceAccess", "client_ids", "registry_yaml"]

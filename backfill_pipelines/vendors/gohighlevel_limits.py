@@ -67,6 +67,12 @@ def quotas(
     )
 
 
+def requests_per_second(per_location_rps: float | None = None, *, reserve: float = RESERVE) -> float:
+    """How many requests a location takes from us in a second."""
+    most = BURST_REQUESTS * (1 - reserve) / BURST_SECONDS
+    return most if per_location_rps is None else min(most, per_location_rps)
+
+
 def _ceiling(per_location_rps: float | None, reserve: float) -> int | None:
     """The permits of a window of which, after the reserve is taken off, the user's own limit is left."""
     if per_location_rps is None:
@@ -81,4 +87,4 @@ def _ceiling(per_location_rps: float | None, reserve: float) -> int | None:
     return math.ceil(wanted / (1 - reserve))
 
 
-__all__ = ["DAILY_REQUESTS", "RESERVE", "VENDOR", "GoHighLevelQuotas", "quotas"]
+__all__ = ["DAILY_REQUESTS", "RESERVE", "VENDOR", "GoHighLevelQuotas", "quotas", "requests_per_second"]

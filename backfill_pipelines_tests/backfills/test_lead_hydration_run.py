@@ -194,7 +194,7 @@ def test_the_details_tell_how_complete_leads_were_and_are(serve: Serve) -> None:
     assert run.details["filled"] == {"phone": 1, "email": 1, "first_name": 1, "last_name": 0, "company_name": 1}
     assert (run.details["linked"], run.details["not_found"]) == (1, 1)
     assert run.details["completeness"] == {
-        "leads": 4,
+        "records": 4,
         "before": {
             "phone": 0.5,
             "email": 0.75,
