@@ -200,7 +200,7 @@ class LeadHydration:
 
     def verify(self, scope: Scope) -> Reconciliation:
         """Plan anew on the leads as they are: what could still be filled is missing. And what the newest load has
-        written must be there, unless somebody has written the lead since."""
+        written (`linked` and `filled` of the details) must be there, unless somebody has written the lead since."""
         with scope.engine.begin() as connection:
             lead = lead_table(connection, scope.registry)
             now = completeness(connection, lead, _client_id(scope))
@@ -208,19 +208,20 @@ class LeadHydration:
             newest = newest_load(connection, backfill=self.name, partition_key=scope.partition_key)
             differing = [] if newest is None else differing_leads(connection, lead, newest)
             mode = connection.scalar(select(run.c.mode).where(run.c.id == scope.run_id))
-            written = written_fields(connection, scope.run_id) if mode == Mode.LOAD else None
+            written = {} if newest is None else written_fields(connection, newest)
         plan, _ = _plan(scope, lead)
         fillable = [key for frame in plan.frames() for key in _updates(frame)]
         missing = [key for key in fillable if left.get(key) is None]
         different = [key for key, changed_since in differing if not changed_since]
         figures = plan.figures
-        if written is not None:
-            scope.details |= {
-                "linked": written.get(LINK, 0),
-                "filled": {name: written.get(name, 0) for name in FILLED},
-            }
-            if (planned := completeness_of(scope.details)) is not None:
-                scope.details |= replace(planned, after=_complete(now, now).after).as_details()
+        if mode != Mode.LOAD:
+            scope.details |= figures.shown()
+        scope.details |= {
+            "linked": written.get(LINK, 0),
+            "filled": {name: written.get(name, 0) for name in FILLED},
+        }
+        if mode == Mode.LOAD and (planned := completeness_of(scope.details)) is not None:
+            scope.details |= replace(planned, after=_complete(now, now).after).as_details()
         explained = len(fillable) - len(missing) + sum(map(figures.reasons.__getitem__, _explaining(figures.reasons)))
         return Reconciliation(
             equal=now["leads"] - len(missing) - len(different) - explained,
