@@ -109,20 +109,33 @@ def test_a_client_of_the_registry_without_a_location_has_that_of_the_row_with_it
     assert merged.client("kim").name.resolve() == "Kim"
 
 
-def test_two_clients_with_one_location_are_an_error(valid: Registry) -> None:
-    with pytest.raises(ConfigurationError, match=r"Client contoso and the row .* Client contoso-2 ") as caught:
-        with_database_clients(valid, [row("1", "Contoso", "x"), row("2", "Contoso", "x")])
-    assert caught.value.code == "duplicate_location"
+@pytest.mark.parametrize(
+    ("rows", "sharing"),
+    [
+        ([row("1", "Contoso", "x"), row("2", "Contoso", " x ")], {"contoso", "contoso-2"}),
+        ([row("42", "Kim", "location-2")], {"kim", "lee"}),
+        ([row("42", "Kim", "x"), row("43", "Ann", "x")], {"kim", "ann"}),
+    ],
+)
+def test_rows_with_the_location_of_another_client_stop_those_two_and_nobody_else(
+    rows: list[DatabaseClient], sharing: set[str]
+) -> None:
     registry = Registry.model_validate(
         {
             "clients": (
                 {"key": "kim", "name": "Kim", "leads": {"client_id": "42"}},
-                {"key": "lee", "name": "Lee", "gohighlevel": {"location_id": "x", "token": "t"}},
+                {"key": "lee", "name": "Lee", "gohighlevel": {"location_id": "location-2", "token": "t"}},
             )
         }
     )
-    with pytest.raises(ConfigurationError, match=r"Client lee and the row .* Client kim "):
-        with_database_clients(registry, [row("42", "Kim", "x")])
+    merged = with_database_clients(registry, [*rows, row("77", "Adatum", "y")])
+    for client in merged.clients:
+        if client.key in sharing:
+            with pytest.raises(ConfigurationError, match="one GoHighLevel location") as caught:
+                merged.require_own_location(client)
+            assert (caught.value.code, SECRET in caught.value.message) == ("duplicate_location", False)
+        else:
+            merged.require_own_location(client)
 
 
 def test_the_row_with_the_smaller_id_keeps_the_plain_key(valid: Registry) -> None:

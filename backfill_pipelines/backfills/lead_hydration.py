@@ -122,6 +122,7 @@ class LeadHydration:
         """Check the client's entry, the leads' table and the role's privileges; raises `ConfigurationError`."""
         scope.registry.require_partition(self.partition_kind, scope.partition_key, sorted(self.uses))
         client = _client(scope)
+        scope.registry.require_own_location(client)
         if client.gohighlevel is not None:
             client.gohighlevel.location_id.resolve()
             client.gohighlevel.token.resolve()

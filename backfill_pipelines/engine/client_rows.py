@@ -20,8 +20,7 @@ _COLUMNS = ("id", "name", "ghl_location_id", "ghl_private_key")
 def with_clients_of(engine: Engine, registry: Registry) -> Registry:
     """The registry, with the clients of the database where it says `clients_from_database`.
 
-    Raises `ConfigurationError`: `missing_table`, `missing_column`, `missing_privilege`, `row_level_security`,
-    `duplicate_location`.
+    Raises `ConfigurationError`: `missing_table`, `missing_column`, `missing_privilege`, `row_level_security`.
     """
     if not registry.clients_from_database:
         return registry

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-from backfill_pipelines.errors import ConfigurationError
 from backfill_pipelines.registry.configured import ConfiguredSecret, ConfiguredText
 from backfill_pipelines.registry.partitions import MAXIMUM_KEY_LENGTH, is_partition_key, partition_key_for
 from backfill_pipelines.registry.registry import Registry
@@ -39,16 +38,15 @@ def with_database_clients(registry: Registry, rows: Iterable[DatabaseClient]) ->
     taken, the row with the smaller id keeps it and the other's ends in its id. So the result does not depend on the
     order of the rows, and a new row with a larger id renames no partition.
 
-    Raises ConfigurationError `duplicate_location` where two rows share a location, or where the row with a client's id
-    has another client's location.
+    Where two rows share a location, or the row with a client's id has another client's location, both clients have it:
+    one row of a table must not keep every other client from running. `Registry.require_own_location` stops those two.
     """
     clients = list(registry.clients)
     by_id = {client.leads.client_id.identity(): place for place, client in enumerate(clients) if client.leads}
-    by_location = {
+    declared = {
         client.gohighlevel.location_id.identity(): place for place, client in enumerate(clients) if client.gohighlevel
     }
     taken = {*registry.partition_keys("client"), *registry.partition_keys("workspace")}
-    own = len(clients)
     for row in sorted(rows, key=lambda row: _natural(row.id)):
         location = (row.ghl_location_id or "").strip()
         token = (row.ghl_private_key.get_secret_value() if row.ghl_private_key else "").strip()
@@ -56,36 +54,24 @@ def with_database_clients(registry: Registry, rows: Iterable[DatabaseClient]) ->
             continue
         access = GoHighLevelAccess(location_id=ConfiguredText.literal(location), token=ConfiguredSecret.literal(token))
         leads = LeadRows(client_id=ConfiguredText.literal(row.id))
-        place, other = by_id.get(row.id), by_location.get(location)
+        place, winner = by_id.get(row.id), declared.get(location)
         if place is not None:
             if clients[place].gohighlevel is not None:
                 continue
-            if other is not None:
-                raise _duplicate(clients[other], clients[place].label)
             clients[place] = clients[place].model_copy(update={"gohighlevel": access})
-        elif other is not None and other < own:
-            if clients[other].leads is None:
-                clients[other] = clients[other].model_copy(update={"leads": leads})
-                by_id[row.id] = other
+        elif winner is not None:
+            if clients[winner].leads is None:
+                clients[winner] = clients[winner].model_copy(update={"leads": leads})
+                by_id[row.id] = winner
             continue
         else:
             key = _free_key(row, taken)
-            if other is not None:
-                raise _duplicate(clients[other], f"Client {key}")
             taken.add(key)
             place = len(clients)
             name = ConfiguredText.literal((row.name or "").strip() or key)
             clients.append(Client(key=key, name=name, gohighlevel=access, leads=leads))
-        by_id[row.id] = by_location[location] = place
+        by_id[row.id] = place
     return registry.model_copy(update={"clients": tuple(clients)})
-
-
-def _duplicate(owner: Client, other: str) -> ConfigurationError:
-    return ConfigurationError(
-        "duplicate_location",
-        f'{owner.label} and the row of "Client" that is {other} have one GoHighLevel location; correct one of them: '
-        "the leads of both would be looked for in the same place.",
-    )
 
 
 def _free_key(row: DatabaseClient, taken: Collection[str]) -> str:

@@ -92,6 +92,22 @@ class Registry(Section):
             "missing_section", f"{entry.label} has no {missing} section; add it to its entry in {self._file}."
         )
 
+    def require_own_location(self, client: Client) -> None:
+        """Raise ConfigurationError `duplicate_location` where another client has this one's GoHighLevel location.
+
+        The file is refused as a whole where it says so; rows of `"Client"` may say so too.
+        """
+        if client.gohighlevel is None:
+            return
+        location = client.gohighlevel.location_id.identity()
+        for other in self.clients:
+            if other.key != client.key and other.gohighlevel and other.gohighlevel.location_id.identity() == location:
+                raise ConfigurationError(
+                    "duplicate_location",
+                    f"{client.label} and {other.label} have one GoHighLevel location, in {self._file} or the table of "
+                    "clients; correct one of them: the leads of both would be looked for in the same place.",
+                )
+
     def bison_instance(self, client: Client) -> EmailBisonInstance:
         """The Email Bison instance of a client; an unset variable of the instance names the client.
 

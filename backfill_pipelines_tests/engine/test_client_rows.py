@@ -69,13 +69,3 @@ def test_a_database_without_the_table_is_told_in_one_sentence(
     with pytest.raises(ConfigurationError) as caught:
         keys_of(tmp_path, database_url)
     assert caught.value.code == "missing_table"
-
-
-def test_two_rows_with_one_location_are_told_without_their_key(
-    product_tables: sqlalchemy.Engine, database_url: SecretStr, tmp_path: Path
-) -> None:
-    add(product_tables, "7", "Café Ora", "loc-7")
-    add(product_tables, "8", "Wingtip", "loc-7")
-    with pytest.raises(ConfigurationError, match="Client cafe-ora and the row") as caught:
-        keys_of(tmp_path, database_url)
-    assert (caught.value.code, TOKEN in caught.value.message) == ("duplicate_location", False)
