@@ -20,9 +20,10 @@ from backfill_pipelines.backfills.shared_connections import shared_http
 from backfill_pipelines.database.bulk import driver_connection
 from backfill_pipelines.engine.backfill import Scope
 from backfill_pipelines.errors import ConfigurationError
+from backfill_pipelines.registry import LeadHydrationSettings
 from backfill_pipelines.vendors.clock import SystemClock
 from backfill_pipelines.vendors.gohighlevel import BASE_URL, GoHighLevel, connect, quotas
-from backfill_pipelines.vendors.gohighlevel_limits import RESERVE, VENDOR, requests_per_second
+from backfill_pipelines.vendors.gohighlevel_limits import VENDOR, requests_per_second
 from backfill_pipelines.vendors.postgres_quota_store import PostgresQuotaStore
 from backfill_pipelines.vendors.quota import Quota
 from backfill_pipelines.vendors.retry import RetryBudget
@@ -113,7 +114,8 @@ async def location_of(scope: Scope, *, per_location_rps: float | None) -> AsyncI
     # Kept when the partition is tried again: an outage is not to get a fresh budget of retries each time.
     requests = await scope.shared.get(("gohighlevel retries", location_id), retries)
     store = PostgresQuotaStore(scope.engine, clock)
-    budgets = quotas(location_id, store=store, clock=clock, per_location_rps=per_location_rps)
+    reserve = _reserve(scope)
+    budgets = quotas(location_id, store=store, clock=clock, reserve=reserve, per_location_rps=per_location_rps)
     # Closed with the partition: what was leased of the day and not used goes back at once.
     async with budgets.burst, budgets.daily:
         held = HeldRequests(await shared_http(scope), budgets.burst)
@@ -138,4 +140,9 @@ def used_today(scope: Scope, location_id: str) -> dict[str, int]:
     )
     with scope.engine.connect() as connection:
         row = driver_connection(connection).execute(statement, [VENDOR, location_id]).fetchone()
-    return {} if row is None else {"used": row[0], "of": int(row[1] * (1 - RESERVE))}
+    return {} if row is None else {"used": row[0], "of": int(row[1] * (1 - _reserve(scope)))}
+
+
+def _reserve(scope: Scope) -> float:
+    client = scope.registry.client(scope.partition_key)
+    return scope.registry.settings(LeadHydrationSettings, client).reserve

@@ -216,6 +216,13 @@ def test_the_details_tell_how_complete_leads_were_and_are(serve: Serve) -> None:
     assert run.details["gohighlevel"]["calls"] == product.calls().total() <= day["used"] < day["of"]
 
 
+def test_the_share_that_is_left_to_others_is_a_setting(serve: Serve) -> None:
+    product = serve(location(known=[ADA]))
+    product.lead("a", email="ada@example.com")
+    product.configure(reserve=0.25)
+    assert product.run().details["gohighlevel"]["day"]["of"] == 150_000
+
+
 def test_updated_at_moves_with_what_is_written_and_not_without(serve: Serve) -> None:
     product = serve(location(known=[ADA]))
     product.lead("a", email="ada@example.com")
