@@ -135,7 +135,7 @@ class LeadHydrationSettings(BackfillSettings):
     phone_format: Literal["e164", "digits"] = "e164"
     """How `"Lead".phone` is filled: E.164, or national digits for +1 (elsewhere E.164 without its plus)."""
     reserve: float = Field(default=0.10, ge=0, le=0.9, allow_inf_nan=False)
-    """The share of what GoHighLevel allows a location, in 10 s and a day, that is left to the customer's own traffic."""
+    """The share of a location's limits at GoHighLevel, in 10 s and a day, that is left to its other programs."""
 
 
 class AttioPeopleSettings(BackfillSettings):

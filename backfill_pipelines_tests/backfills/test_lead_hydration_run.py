@@ -25,6 +25,7 @@ from backfill_pipelines_tests.backfills.hydration_rig import (
     SEARCH,
     SHOW,
     TOKENS,
+    UNLIMITED,
     Document,
     Hydration,
     Row,
@@ -220,7 +221,7 @@ def test_the_share_that_is_left_to_others_is_a_setting(serve: Serve) -> None:
     product = serve(location(known=[ADA]))
     product.lead("a", email="ada@example.com")
     product.configure(reserve=0.25)
-    assert product.run().details["gohighlevel"]["day"]["of"] == 150_000
+    assert product.run().details["gohighlevel"]["day"]["of"] == UNLIMITED.daily * 3 // 4
 
 
 def test_updated_at_moves_with_what_is_written_and_not_without(serve: Serve) -> None:
