@@ -133,7 +133,7 @@ def run(
             all_partitions=all_partitions,
             dry_run=dry_run,
             # What was not asked for is left to the backfill, which may not know the option.
-            options={option: value for option, value in options.items() if value not in (None, False)},
+            options={option: value for option, value in options.items() if value is not None and value is not False},
             batch_size=batch_size,
             as_json=as_json,
             verbose=verbose,

@@ -12,7 +12,9 @@ import asyncio
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
+from math import ceil
 from typing import Any, ClassVar, Literal
 
 import pandas as pd
@@ -138,6 +140,7 @@ class LeadHydration:
         await scope.shared.get("seldom garbage collection", partial(scope.shared.enter, seldom_garbage_collection()))
         wanted = await asyncio.to_thread(_wanted, scope)
         rps = scope.options.per_location_rps if isinstance(scope.options, LeadHydrationOptions) else None
+        parked: ParkedError | None = None
         async with location_of(scope, per_location_rps=rps) as access:
             extraction = Extraction(scope, access, wanted)
             await extraction.begin()
@@ -147,12 +150,14 @@ class LeadHydration:
             except ForeignContactsError as error:
                 await asyncio.to_thread(_discard, scope, extraction.landing, error)
                 raise
-            except ParkedError:
-                await _tell(scope, extraction)
-                raise
+            except ParkedError as error:
+                parked = error
+        # Closed by now: what was leased of the day and not used is not counted any more.
+        await _tell(scope, extraction, wait_until=None if parked is None else parked.wake_at)
+        if parked is not None:
+            raise parked
         if extraction.reading.way == "scan" and extraction.reading.distinct < (extraction.reading.total or 0):
             scope.warnings.add(SCAN_INCOMPLETE)
-        await _tell(scope, extraction)
 
     # --- plan ------------------------------------------------------------------------------------------------------
 
@@ -222,7 +227,7 @@ class LeadHydration:
             "filled": {name: written.get(name, 0) for name in FILLED},
         }
         if mode == Mode.LOAD and (planned := completeness_of(scope.details)) is not None:
-            scope.details |= replace(planned, after=_complete(now, now).after).as_details()
+            scope.details |= replace(_complete(now, now), before=planned.before).as_details()
         explained = len(fillable) - len(missing) + sum(map(figures.reasons.__getitem__, _explaining(figures.reasons)))
         return Reconciliation(
             equal=now["leads"] - len(missing) - len(different) - explained,
@@ -245,10 +250,13 @@ class LeadHydration:
         return {}
 
 
-async def _tell(scope: Scope, extraction: Extraction) -> None:
+async def _tell(scope: Scope, extraction: Extraction, *, wait_until: datetime | None) -> None:
     """How the location was read, with what was used of its day, and how long the rest takes."""
+    figures = extraction.figures()
+    if wait_until is not None:
+        figures["eta_seconds"] += max(0, ceil((wait_until - datetime.now(UTC)).total_seconds()))
     day = await asyncio.to_thread(used_today, scope, extraction.location.location_id)
-    scope.details |= {"gohighlevel": {**extraction.figures(), "day": day}}
+    scope.details |= {"gohighlevel": {**figures, "day": day}}
 
 
 async def _read(extraction: Extraction) -> None:

@@ -212,5 +212,6 @@ class Extraction:
             "eta_seconds": 0 if reading.finished else ceil(self._calls_left / self._per_second),
         }
         if reading.way == "scan":
-            figures |= {"contacts_read": reading.distinct, "scans": reading.rescans + 1}
+            # They are counted at the end of a sweep.
+            figures |= {"contacts_read": reading.distinct or reading.read, "scans": reading.rescans + 1}
         return figures

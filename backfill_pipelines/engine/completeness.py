@@ -28,7 +28,7 @@ class Completeness:
 
     def changes(self) -> dict[str, str]:
         """By field: per cent before and after."""
-        return {name: f"{self.before[name]:.0%} → {share:.0%}" for name, share in self.after.items()}
+        return {name: f"{self.before[name]:.1%} → {share:.1%}" for name, share in self.after.items()}
 
 
 def completeness_of(details: Mapping[str, Any]) -> Completeness | None:
@@ -38,5 +38,8 @@ def completeness_of(details: Mapping[str, Any]) -> Completeness | None:
 
 
 def shares(counts: Mapping[str, int], *, of: int) -> dict[str, float]:
-    """The share of records that have each field, to a hundredth of a per cent; 0 where there are none."""
-    return {name: round(count / max(1, of), 4) for name, count in counts.items()}
+    """The share of records that have each field, to a hundredth of a per cent; 0 where there are none.
+
+    At most 1: counts of one moment may be held against the records of another one.
+    """
+    return {name: round(min(count, of) / max(1, of), 4) for name, count in counts.items()}

@@ -103,7 +103,12 @@ def test_the_details_tell_the_calls_the_day_and_how_complete_leads_were_and_are(
         assert details["completeness"] == {"records": 6, "before": BEFORE, "after": AFTER}
         day = details["gohighlevel"].pop("day")
         assert details["gohighlevel"] == {
-            **{"way": "scan", "calls": 2, "contacts": contacts, "eta_seconds": 0, "contacts_read": contacts, "scans": 1}
+            "way": "scan",
+            "calls": 2,
+            "contacts": contacts,
+            "eta_seconds": 0,
+            "contacts_read": contacts,
+            "scans": 1,
         }
         assert used <= day["used"] < day["of"] == 180_000
         assert (details["eligible"], details["linked"], details["not_found"]) == (5, 1, 1)
@@ -235,10 +240,10 @@ def test_without_json_there_is_a_table_of_completeness_and_the_figures(
     lines = squeezed(done.stdout)
     assert "share of records with each field, before → after" in lines
     assert "partition records email phone last_name first_name company_name ghl_contact_id" in lines
-    acme = f"{ACME} 6 83% → 83% 33% → 67% 17% → 17% 17% → 50% 17% → 33% 33% → 50%"
+    acme = f"{ACME} 6 83.3% → 83.3% 33.3% → 66.7% 16.7% → 16.7% 16.7% → 50.0% 16.7% → 33.3% 33.3% → 50.0%"
     assert acme in lines
     assert acme in squeezed(dry.stdout), "a dry run shows what would come of it"
-    assert f"{BOLT} 1 100% → 100% 0% → 0% 0% → 100% 0% → 0% 0% → 0% 0% → 100%" in lines
+    assert f"{BOLT} 1 100.0% → 100.0% 0.0% → 0.0% 0.0% → 100.0% 0.0% → 0.0% 0.0% → 0.0% 0.0% → 100.0%" in lines
     (figures,) = (line for line in lines if line.startswith("figures: "))
     shown = dict(each.rsplit(" ", 1) for each in figures.removeprefix("figures: ").split(", "))
     assert int(shown["gohighlevel.calls"]) == 4, "of both"
@@ -268,7 +273,7 @@ def test_at_a_terminal_the_table_is_the_same(installation: Installation, product
         done = installation.start("run", "lead_hydration", "--client", ACME, at=screen).ended()
     assert done.exit_code == 0
     lines = squeezed(screen.shown())
-    assert f"{ACME} 6 83% → 83% 33% → 67% 17% → 17% 17% → 50% 17% → 33% 33% → 50%" in lines
+    assert f"{ACME} 6 83.3% → 83.3% 33.3% → 66.7% 16.7% → 16.7% 16.7% → 50.0% 16.7% → 33.3% 33.3% → 50.0%" in lines
     assert "gohighlevel.day.used 2" in screen.shown()
     assert not [secret for secret in installation.secrets() if secret in screen.shown()]
 

@@ -47,11 +47,11 @@ MISTAKES = {
         alone=3,
         section={"token": f"pit-{CANARY}"},
     ),
-    "a key that is revoked": Mistake(
-        code="unauthorized", words=("rotated", "HTTP 401"), alone=3, fault={"kind": "ghl_token_refused"}
-    ),
     "a key without the scope": Mistake(
-        code="missing_scope", words=("contacts.readonly", LOCATIONS[ACME]), alone=3, fault={"kind": "ghl_scope_missing"}
+        code="missing_scope",
+        words=("contacts.readonly", LOCATIONS[ACME], "HTTP 403"),
+        alone=3,
+        fault={"kind": "ghl_scope_missing"},
     ),
     "a key of another location": Mistake(
         code="forbidden_location",
@@ -88,7 +88,7 @@ def product(installation: Installation, serve: Serve) -> Hydration:
     """Two clients with a lead each that can be found."""
     installation.told_to_nobody.add(CANARY)
     known = [contact(name, f"{CANARY}.{name}@example.com", first_name=f"{CANARY} {name}") for name in ("ada", "bo")]
-    served = serve(location(known=known, unknown_location=404), location(BOLT, known=known))
+    served = serve(location(known=known, unknown_location=404, missing_scope=403), location(BOLT, known=known))
     served.lead("a", email=f"{CANARY}.ada@example.com")
     served.lead("b", of=BOLT, email=f"{CANARY}.bo@example.com")
     return served
@@ -132,6 +132,13 @@ def test_one_client_s_mistake_is_one_sentence_and_the_other_client_goes_on(
     assert both.partitions[BOLT]["state"] == "succeeded"
     assert product.known("b")["ghl_contact_id"] == "bo"
 
+
+@pytest.mark.parametrize("mistake", ["a key that is wrong", "a page of HTML that says 502"])
+def test_a_run_after_the_mistake_is_corrected_does_the_rest(
+    installation: Installation, product: Hydration, mistake: str
+) -> None:
+    make(product, MISTAKES[mistake])
+    assert installation(*ALL).exit_code == 1
     correct(product)
     assert installation(*RUN).exit_code == 0
     assert product.known("a")["ghl_contact_id"] == "ada"
@@ -146,7 +153,8 @@ def test_without_json_the_sentence_is_a_line_with_its_code_and_the_client_is_run
     (line,) = (line for line in told.stdout.splitlines() if line.startswith(f"failed {ACME}: "))
     assert line.endswith(" [unauthorized]")
     assert f"again:   backfill run lead_hydration --client {ACME}\n" in told.stdout
-    assert installation("status", "--json").document["runs"][0]["error_code"] in {"unauthorized", None}
+    codes = {each["partition_key"]: each["error_code"] for each in installation("status", "--json").document["runs"]}
+    assert codes == {ACME: "unauthorized", BOLT: None}
 
 
 def test_mistakes_of_everybody_are_3(installation: Installation, product: Hydration) -> None:
@@ -174,10 +182,9 @@ def test_a_host_that_nobody_reaches_fails_everybody_with_a_sentence_and_is_1(
     assert installation(*ALL).exit_code == 0
 
 
-@pytest.mark.parametrize("command", ["run", "verify"])
 def test_a_client_without_a_location_is_no_partition_and_named_it_is_a_mistake(
-    installation: Installation, product: Hydration, command: str
+    installation: Installation, product: Hydration
 ) -> None:
     edited(product, lambda document: document["clients"][0].pop("gohighlevel"))
-    assert "gohighlevel" in installation.refused("missing_section", command, "lead_hydration", "--client", ACME)
+    assert "gohighlevel" in installation.refused("missing_section", *RUN)
     assert list(installation(*ALL).partitions) == [BOLT]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from backfill_pipelines_tests.backfills.agency import AMBER, BIRCHWOOD, CAFE, DOVETAIL
 from backfill_pipelines_tests.installation import Installation
 
-VERIFIED = {"details", 
+VERIFIED = {
     *("key", "equal", "missing", "extra", "different", "explained", "passed", "examples", "warnings", "details"),
     *("state", "run_id", "error_code", "error_message"),
 }

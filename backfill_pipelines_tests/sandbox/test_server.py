@@ -165,6 +165,63 @@ def test_the_registry_points_at_the_running_sandbox_and_opens_every_workspace() 
     assert all(instance["admin_token"] for instance in admin_only["email_bison"].values())
 
 
+def test_the_registry_opens_every_client_s_location_with_its_token_and_no_other() -> None:
+    sandbox = build_sandbox(clients=24, scale=0.005)
+    with sandbox.server:
+        registry = yaml.safe_load(sandbox.registry_yaml())
+        url = registry["vendors"]["gohighlevel"]["base_url"]
+        entries = {client["leads"]["client_id"]: client["gohighlevel"] for client in registry["clients"]}
+        contacts_of = {
+            each.id: {contact.id for contact in each.seeded_contacts()} for each in sandbox.gohighlevel.locations
+        }
+        assert len(entries) == 24
+        tokens = [entry["token"] for entry in entries.values()]
+        with httpx.Client(base_url=url, headers={"Version": "2021-07-28"}, verify=False) as http:
+            for entry, other in zip(entries.values(), [*tokens[1:], tokens[0]], strict=True):
+                body = {"locationId": entry["location_id"], "pageLimit": 500}
+                opened = http.post(
+                    "/contacts/search", json=body, headers={"Authorization": f"Bearer {entry['token']}"}
+                ).json()
+                assert {row["id"] for row in opened["contacts"]} == contacts_of[entry["location_id"]]
+                assert {row["locationId"] for row in opened["contacts"]} == {entry["location_id"]}
+                refused = http.post("/contacts/search", json=body, headers={"Authorization": f"Bearer {other}"})
+                assert refused.status_code == 403
+
+
+def test_no_two_locations_are_alike() -> None:
+    """Contacts' ids are the vendor's own: one that two locations had would never be found to be foreign."""
+    locations = build_sandbox(clients=24, scale=0.1).gohighlevel.locations
+    assert len({each.id for each in locations}) == len({each.token for each in locations}) == len(locations) == 24
+    contacts = [contact.id for each in locations for contact in each.seeded_contacts()]
+    assert len(set(contacts)) == len(contacts)
+
+
+@pytest.mark.parametrize("seed", [1, 7])
+def test_no_lead_names_a_contact_of_another_client_s_location(seed: int) -> None:
+    """At the demo's own size: clients of ten leads hardly ever meet by chance."""
+    sandbox = build_sandbox(seed=seed, clients=24)
+    locations = sandbox.gohighlevel.locations
+    named, found = 0, 0
+    for client, own in zip(sandbox.product_clients, locations, strict=True):
+        ids = {lead.ghl_contact_id for lead in client.leads() if lead.ghl_contact_id is not None}
+        named += len(ids)
+        found += sum(own.number_of(each) is not None for each in ids)
+        foreign = {
+            each for each in ids for other in locations if other is not own and other.number_of(each) is not None
+        }
+        assert foreign == set(), own.key
+    assert 0.8 * named < found < named, "most are contacts, and some are gone"
+
+
+def test_the_registry_and_the_product_s_tables_have_the_same_clients() -> None:
+    sandbox = build_sandbox(clients=5, scale=0.005)
+    with sandbox.server:
+        registry = yaml.safe_load(sandbox.registry_yaml())
+    clients = {client["leads"]["client_id"]: client["name"] for client in registry["clients"]}
+    assert clients == {each.client_id: each.name for each in sandbox.product_clients}
+    assert [client["key"] for client in registry["clients"]] == [each.key for each in sandbox.gohighlevel.locations]
+
+
 def test_the_product_schema_is_shipped() -> None:
     assert "CREATE TABLE client_leads" in product_schema_sql()
     assert "DEFERRABLE INITIALLY DEFERRED" in product_schema_sql()
