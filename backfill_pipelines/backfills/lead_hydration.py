@@ -230,7 +230,7 @@ class LeadHydration:
             scope.details |= replace(_complete(now, now), before=planned.before).as_details()
         explained = len(fillable) - len(missing) + sum(map(figures.reasons.__getitem__, _explaining(figures.reasons)))
         return Reconciliation(
-            equal=now["leads"] - len(missing) - len(different) - explained,
+            equal=now["leads"] - len({*missing, *different}) - explained,
             missing=len(missing),
             extra=0,
             different=len(different),

@@ -182,12 +182,15 @@ class Landing:
             return Contacts(frames, wanted, asked)
 
     def an_address(self, reading: Reading, *, but: Collection[str]) -> str | None:
-        """A primary address that surely exists in the location and that a filter takes; none of these."""
+        """A primary address that surely exists in the location and that a filter takes; none of these.
+
+        One with capitals if there is one: whether the vendor tells them apart is not documented, and it shows that.
+        """
         with self._scope.engine.connect() as connection:
             addresses = connection.scalars(
                 select(ghl_contact.c.email)
                 .where(*self._of(reading), func.length(ghl_contact.c.email) <= LONGEST_VALUE)
-                .order_by(ghl_contact.c.contact_id)
+                .order_by(ghl_contact.c.email == func.lower(ghl_contact.c.email), ghl_contact.c.contact_id)
             )
             return next((each for each in addresses if address_key(each) not in but), None)
 

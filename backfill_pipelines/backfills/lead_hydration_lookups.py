@@ -7,22 +7,20 @@ Addresses are asked for 49 at a time, together with one that surely exists: wher
 location does not honour such questions, and addresses are asked for one by one. Whether a filter on `email` looks at
 additional addresses is not documented, so a known one is tried. Where it does not, an address that was not found is
 asked for as a duplicate. That finds one contact and does not tell whether it is the only one: the lead is left to a
-person (`unproven_contact`).
+person (`unproven_contact`). Where duplicates would take as many calls as reading everything, everything is read. It is
+read, too, where an address that surely exists is not found by itself: by a vendor that tells capitals apart.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from math import ceil
 
 from backfill_pipelines.backfills.lead_hydration_landing import Row
 from backfill_pipelines.backfills.lead_hydration_matching import ABSENT, FOUND_UNPROVEN, SEARCHED, address_key
-from backfill_pipelines.backfills.lead_hydration_source import PAGE_ROWS, Extraction
+from backfill_pipelines.backfills.lead_hydration_source import Extraction
 from backfill_pipelines.vendors.gohighlevel import Contact, Foreign, Found, Gone, RejectedContact
 
-ADDITIONAL_UNSEEN = "additional_unseen"
-"""Addresses that were not found may be additional ones of contacts."""
 _GROUP = 49
 """Addresses of one question; with the one that proves it they are as many filters as the vendor is asked to take."""
 
@@ -72,16 +70,17 @@ class LookUps:
         """The addresses by which leads are to be found; False where the location honours no such question at all."""
         asked = await asyncio.to_thread(self._landing.asked, self._reading)
         wanted = sorted(self._wanted.addresses.keys() - asked.addresses.keys())
-        singly = wanted if self._reading.groups is False else await self._in_groups(wanted)
+        canary = await asyncio.to_thread(self._landing.an_address, self._reading, but=wanted)
+        singly = wanted if self._reading.groups is False else await self._in_groups(wanted, canary)
+        if singly and self._reading.groups is False and not await self._honours_single(canary):
+            return False
         if not await self._one_by_one(singly):
             return False
         await self._duplicates(self._unasked)
-        await self._unfound()
-        return True
+        return await self._unfound()
 
-    async def _in_groups(self, addresses: Sequence[str]) -> Sequence[str]:
+    async def _in_groups(self, addresses: Sequence[str], canary: str | None) -> Sequence[str]:
         """Ask for many at a time; returns those that have to be asked for one by one."""
-        canary = await asyncio.to_thread(self._landing.an_address, self._reading, but=addresses)
         if canary is None or not addresses:
             return addresses
         groups = [addresses[start : start + _GROUP] for start in range(0, len(addresses), _GROUP)]
@@ -98,6 +97,13 @@ class LookUps:
 
         await self._extraction.each(groups, ask, self._land_found, step="groups of addresses")
         return self._unhonoured
+
+    async def _honours_single(self, canary: str | None) -> bool:
+        """Whether an address that surely exists is found by itself, in lower case as all are asked for."""
+        if canary is None:
+            return True
+        found = await self._location.by_email(canary)
+        return found.honoured and any(address_key(canary) in each.addresses for each in found.contacts)
 
     async def _one_by_one(self, addresses: Sequence[str]) -> bool:
         honoured = True
@@ -132,21 +138,23 @@ class LookUps:
 
     # --- what filters do not see -----------------------------------------------------------------------------------
 
-    async def _unfound(self) -> None:
+    async def _unfound(self) -> bool:
         """Addresses that no contact has as its primary one: whether the look-ups have found all that have them as an
-        additional one; where not, and none was found, as duplicates."""
+        additional one; where not, and none was found, as duplicates. False where reading everything takes no more calls
+        than that, and tells more."""
         asked = await asyncio.to_thread(self._landing.asked, self._reading)
         searched = [
             each for each, outcome in asked.addresses.items() if outcome == SEARCHED and each in self._wanted.addresses
         ]
         contacts = await asyncio.to_thread(self._landing.contacts, self._reading, self._wanted)
         if not contacts.without_primary(searched) or await self._sees_additional():
-            return
+            return True
         unfound = contacts.without_any(searched)
-        if len(unfound) <= ceil((self._reading.total or 0) / PAGE_ROWS):
-            await self._duplicates(unfound)
-        else:  # more calls than reading everything
-            self._extraction.scope.warnings.add(ADDITIONAL_UNSEEN)
+        left = self._extraction.pages_left
+        if left is not None and len(unfound) >= left:
+            return False
+        await self._duplicates(unfound)
+        return True
 
     async def _sees_additional(self) -> bool:
         """Whether a filter on addresses sees additional ones: a known one comes back."""

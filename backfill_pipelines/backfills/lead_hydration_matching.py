@@ -99,6 +99,11 @@ def key_of(lead: Lead) -> Key | None:
     return None if address is None else Key(address, is_id=False)
 
 
+def without_key(lead: Lead) -> Match:
+    """What becomes of a lead that cannot be looked up: an address that is none is nobody's."""
+    return Match(None, Action.SKIP, NO_KEY) if is_blank(lead.email) else Match(None, Action.REJECT, NOT_FOUND)
+
+
 def address_key(raw: str | None) -> str | None:
     """The form in which addresses are compared; None for what is none."""
     key = comparison_key(raw)
@@ -179,10 +184,8 @@ class Contacts:
             if address != primary and address in self._wanted.addresses:
                 self._additional[address].append(contact)
 
-    def match(self, key: Key | None) -> Match:
+    def match(self, key: Key) -> Match:
         """The contact that a lead with this key has."""
-        if key is None:
-            return Match(None, Action.SKIP, NO_KEY)
         return self._by_contact_id(key.value) if key.is_id else self._by_address(key.value)
 
     def _by_contact_id(self, contact_id: str) -> Match:

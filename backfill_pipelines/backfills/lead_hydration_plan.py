@@ -25,6 +25,7 @@ from backfill_pipelines.backfills.lead_hydration_matching import (
     Lead,
     is_blank,
     key_of,
+    without_key,
 )
 from backfill_pipelines.engine.phone_number import PhoneNormaliser
 from backfill_pipelines.engine.plan import Action, plan_frame
@@ -120,7 +121,7 @@ class HydrationPlan:
         figures = self.figures
         figures.eligible += 1
         key = key_of(lead)
-        contact, action, reason = self._contacts.match(key)
+        contact, action, reason = without_key(lead) if key is None else self._contacts.match(key)
         if contact is not None and key is not None:
             after = self._filled(lead, contact, key)
             if after:

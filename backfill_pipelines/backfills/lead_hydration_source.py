@@ -45,19 +45,29 @@ class ForeignContactsError(DataError):
         self.contact_ids = sorted(contact_ids)
         super().__init__(
             "foreign_contact",
-            f"{len(self.contact_ids)} contacts that GoHighLevel location {location_id} was asked for belong to another "
-            "location; nothing was written. Check location_id, token and leads.client_id of this client.",
+            f"{len(self.contact_ids)} contacts that GoHighLevel location {location_id} was asked for are not its own: "
+            "their locationId is another one, or missing. Nothing was written. Check location_id, token and "
+            "leads.client_id of this client.",
         )
 
 
-def is_scan_worth_it(total: int | None, look_ups: int) -> bool:
+def is_scan_worth_it(total: int, look_ups: int) -> bool:
     """Whether to read all contacts of a location, by how many it has, instead of asking for what is wanted. Pure.
 
     One page is read in any case, so a location that is no larger is known already.
     """
-    if total is None:
-        return False  # nobody knows how long it would take
     return total <= PAGE_ROWS or total / PAGE_ROWS <= look_ups / LOOK_UPS_A_PAGE
+
+
+def estimated_total(page: ContactPage, *, read: int) -> int:
+    """How many contacts a location has, as far as a page tells, when `read` of them were read with it. Pure.
+
+    Where the vendor does not say: a short page looks like the last one, and behind a full one comes another.
+    """
+    if page.total is not None:
+        return page.total
+    rows = len(page.rows) + len(page.rejected) + len(page.foreign)
+    return read if rows < PAGE_ROWS else read + PAGE_ROWS
 
 
 class Extraction:
@@ -108,16 +118,25 @@ class Extraction:
             while page is not None:
                 self.scope.safe_point()
                 rows = self.landing.contact_rows(reading, [*page.rows, *page.rejected, *page.foreign])
-                if reading.way is None:
-                    worth_it = is_scan_worth_it(page.total, self.wanted.look_ups) or page.following is None
-                    reading.way = "scan" if worth_it else "look_ups"
                 self._move_behind(page)
+                if reading.way is None:
+                    total = estimated_total(page, read=reading.read)
+                    if page.following is not None and not is_scan_worth_it(total, self.wanted.look_ups):
+                        reading.way = "look_ups"
+                    elif page.following is None or page.total is not None:
+                        reading.way = "scan"  # else the next page tells
                 del page  # else a hundred locations keep a hundred pages while they wait for the next one
                 if reading.way == "look_ups":
                     await self.commit(rows)
                     return
                 page = await self._landed_before_the_next(rows, pages)
                 self.scope.report("contacts", reading.read, reading.total)
+
+    @property
+    def pages_left(self) -> int | None:
+        """How many more calls it would take to have read everything, the last for the end; None where nobody knows."""
+        total = self.reading.total
+        return None if total is None else ceil(max(0, total - self.reading.read) / PAGE_ROWS) + 1
 
     async def _landed_before_the_next(
         self, rows: Sequence[Row], pages: AsyncGenerator[ContactPage, None]

@@ -40,9 +40,10 @@ FAULT_KINDS: FaultKinds = {
     "ghl_token_refused": {},
     "ghl_scope_missing": {},
     "ghl_location_refused": {},
-    # Of a search: `total` is wrong by so much; every so-manieth row is malformed, or another location's; the page
-    # begins so many rows too early, or has so many at most; no row has a cursor.
+    # Of a search: `total` is wrong by so much, or missing; every so-manieth row is malformed, or another location's;
+    # the page begins so many rows too early, or has so many at most; no row has a cursor.
     "total_off": {"by": int},
+    "no_total": {},
     "malformed_contacts": {"every": int},
     "foreign_contacts": {"every": int},
     "repeat_rows": {"rows": int},
@@ -223,6 +224,8 @@ class GoHighLevelSandbox:
             "total": max(0, total),
             "traceId": f"trace-{state.limits.used_today}",
         }
+        if visit.fault("no_total") is not None:
+            del document["total"]
         return Answer.json(200, document)
 
     def _rows(self, chosen: Chosen, visit: Visit, state: LocationState) -> list[rows.Row]:

@@ -85,6 +85,8 @@ class LocationHabits(NamedTuple):
     """More of them in one group are answered with 422."""
     email_equality: Literal["primary", "any"] = "primary"
     """Whether a filter on `email` looks at additional addresses too."""
+    capitals_differ: bool = False
+    """Whether a filter on `email` tells capitals apart."""
     end_of_scan: Literal["empty", "repeats"] = "empty"
     """What follows the last cursor: an empty page, or the last page once more."""
     gone_status: Literal[400, 404] = 400

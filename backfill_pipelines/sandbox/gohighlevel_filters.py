@@ -126,21 +126,33 @@ def _leaf(entry: Mapping[str, Any], state: LocationState) -> Selection:
     if operator == "range":
         return Selection(_within(entry.get("value"), field), None)
     value = _value(entry.get("value"), operator)
-    any_address = name == "email" and state.seeded.habits.email_equality == "any"
-
-    def values(contact: GoHighLevelContact) -> Values:
-        return _texts(contact.email, *contact.additional_emails) if any_address else field.read(contact)
-
-    wanted_value = value if name == "id" else value.lower()
+    exact = name == "email" and state.seeded.habits.capitals_differ
+    values = _addresses(state) if name == "email" else field.read
+    wanted_value = value if name == "id" or exact else value.lower()
     match operator:
         case "eq":
-            return Selection(lambda contact: wanted_value in values(contact), _numbers(name, wanted_value, state))
+            return Selection(
+                lambda contact: wanted_value in values(contact),
+                _numbers(name, wanted_value.lower() if exact else wanted_value, state),
+            )
         case "not_eq":
             return Selection(lambda contact: wanted_value not in values(contact), None)
         case "contains":
             return Selection(lambda contact: any(wanted_value in str(each) for each in values(contact)), None)
         case _:
             return Selection(lambda contact: all(wanted_value not in str(each) for each in values(contact)), None)
+
+
+def _addresses(state: LocationState) -> Callable[[GoHighLevelContact], Values]:
+    """What a filter on `email` compares with, by the location's habits."""
+    any_address = state.seeded.habits.email_equality == "any"
+    exact = state.seeded.habits.capitals_differ
+
+    def values(contact: GoHighLevelContact) -> Values:
+        addresses = (contact.email, *(contact.additional_emails if any_address else ()))
+        return tuple(each for each in addresses if each is not None) if exact else _texts(*addresses)
+
+    return values
 
 
 def _numbers(name: object, value: str, state: LocationState) -> frozenset[int] | None:

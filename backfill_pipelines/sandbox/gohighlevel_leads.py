@@ -198,7 +198,9 @@ def _outcomes(
         if lead.ghl_contact_id:
             return LeadOutcome("by_id", lead.ghl_contact_id) if lead.ghl_contact_id in ids else LeadOutcome("gone")
         address = address_of(lead)
-        return LeadOutcome("without_key") if address is None else _outcome_of(address, primary, additional)
+        if address is None:
+            return LeadOutcome("not_found" if (lead.email or "").strip() else "without_key")
+        return _outcome_of(address, primary, additional)
 
     return {lead.id: outcome(lead) for lead in leads}
 

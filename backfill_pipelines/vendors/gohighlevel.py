@@ -56,8 +56,11 @@ class GoHighLevel:
         self.location_id = location_id
         self._searches = Searches(api, location_id)
 
-    async def total(self) -> int:
-        """How many contacts the location has; the cheapest request that shows that token and location fit."""
+    async def total(self) -> int | None:
+        """How many contacts the location has, if the vendor says so.
+
+        The cheapest request that shows that token and location fit.
+        """
         return await self._searches.total()
 
     def scan(self, position: Position | None = None) -> AsyncGenerator[ContactPage, None]:

@@ -101,11 +101,14 @@ def _contact(row: Mapping[str, Any], contact_id: str, location_id: str) -> Conta
     email, phone, company_name, first_name, last_name, first_lowercased, last_lowercased = map(
         _text, map(row.get, _TEXTS)
     )
+    additional_emails = _texts(row.get("additionalEmails"), "email")
+    if not all(map(_is_storable, (email or "", *additional_emails))):
+        raise _MalformedError  # without what cannot be stored it would be somebody else's address
     return Contact(
         id=contact_id,
         location_id=location_id,
         email=email,
-        additional_emails=_texts(row.get("additionalEmails"), "email"),
+        additional_emails=additional_emails,
         phone=phone,
         additional_phones=_texts(row.get("additionalPhones"), "phone"),
         first_name=first_name or first_lowercased,
@@ -151,7 +154,12 @@ def _moment(value: object) -> datetime | None:
 
 
 def _id(value: object) -> str | None:
-    return value if isinstance(value, str) and 0 < len(value) <= LONGEST_ID else None
+    return value if isinstance(value, str) and 0 < len(value) <= LONGEST_ID and _is_storable(value) else None
+
+
+def _is_storable(text: str) -> bool:
+    """Whether a Postgres column takes it as it is: no NUL, no half of a surrogate pair."""
+    return "\x00" not in text and (text.isascii() or not any("\ud800" <= each <= "\udfff" for each in text))
 
 
 __all__ = ["Contact", "Foreign", "Gone", "RejectedContact", "address_key", "read_contact"]

@@ -27,6 +27,7 @@ SCOPE = "contacts.readonly"
 REFUSED_ID = "refused_contact_id"
 """The vendor takes the id for no id at all, or does not say what is wrong with it."""
 _ABSENT = ("not found", "notfound", "does not exist", "doesn't exist", "no contact", "deleted")
+_ELSEWHERE = ("not belong to this location", "another location", "different location", "other location")
 _NO_SUCH_PATH = "cannot get "
 
 
@@ -79,6 +80,8 @@ def refused_contact(error: VendorError, contact_id: str, location_id: str) -> Go
     if isinstance(error, NotFoundError) and error.body is not None and not _message(error).startswith(_NO_SUCH_PATH):
         return Gone(contact_id)
     if isinstance(error, RejectedRequestError):
+        if any(words in _message(error) for words in _ELSEWHERE):
+            return Foreign(contact_id)
         absent = error.status == HTTPStatus.GONE or any(words in _message(error) for words in _ABSENT)
         return Gone(contact_id) if absent else RejectedContact(contact_id, REFUSED_ID)
     raise refused_token(error, location_id) from None

@@ -28,6 +28,7 @@ from backfill_pipelines.vendors.gohighlevel_refusals import refused_search, refu
 from backfill_pipelines.vendors.transport import ApiClient, RejectedRequestError, VendorError
 
 PAGE_ROWS = 500
+_DIGITS = 10
 """The most a page holds."""
 LONGEST_VALUE = 75
 """Characters of a filter's value at most."""
@@ -98,12 +99,9 @@ class Searches:
         self.filters_a_group = FILTERS_A_GROUP
         """How many filters a group takes; fewer once groups were refused."""
 
-    async def total(self) -> int:
-        """How many contacts the location has. Raises as `scan` does."""
-        total = (await self._unfiltered(None, limit=1)).total
-        if total is None:
-            raise malformed("has no total")
-        return total
+    async def total(self) -> int | None:
+        """How many contacts the location has; None where the vendor does not say. Raises as `scan` does."""
+        return (await self._unfiltered(None, limit=1)).total
 
     async def scan(self, position: Position | None) -> AsyncGenerator[ContactPage, None]:
         """All contacts, oldest first; see `GoHighLevel.scan`."""
@@ -205,9 +203,7 @@ class Searches:
         rows = answer.get("contacts") if isinstance(answer, dict) else None
         if not isinstance(rows, list):
             raise malformed("has no contacts")
-        total = answer["total"] if "total" in answer else answer.get("count")
-        countable = isinstance(total, int) and not isinstance(total, bool) and total >= 0
-        return _Answer(rows, total if countable else None)
+        return _Answer(rows, _count(answer["total"] if "total" in answer else answer.get("count")))
 
     def _sorted_out(
         self, rows: Sequence[Any]
@@ -297,9 +293,9 @@ class _GroupedQuestions:
         return True
 
     async def _ask_in_parts(self, group: Sequence[str]) -> None:
+        if not self._taken:
+            await self._check_the_question()
         if len(group) == 1:
-            if not self._taken:
-                await self._check_the_question()
             self.refused.append(group[0])
             return
         middle = len(group) // 2
@@ -327,6 +323,13 @@ def malformed(what: str) -> TransientError:
         "malformed_response",
         f"GoHighLevel's answer to a search {what}: check vendors.gohighlevel.base_url in the registry, then run again.",
     )
+
+
+def _count(value: object) -> int | None:
+    """How many there are, as a number or in digits; None where that is not said."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < _DIGITS:
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _equals(email: str) -> Filter:

@@ -55,7 +55,7 @@ def expected(lead: Mapping[str, str | None], contacts: Sequence[ReferenceContact
     address = _text(lead["email"]).lower()
     name, _, domain = address.partition("@")
     if not name or "." not in domain or domain.startswith(".") or domain.endswith("."):
-        return Expected("skip", "no_key")
+        return Expected("reject", "not_found") if address else Expected("skip", "no_key")
     good = [each for each in contacts if each.state == "good"]
     found = [each for each in good if _text(each.email).lower() == address]
     if not found:

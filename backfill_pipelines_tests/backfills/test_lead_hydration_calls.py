@@ -246,14 +246,43 @@ def test_where_filters_do_not_see_it_a_lead_is_left_to_a_person(serve: Serve) ->
     assert (linked(product), verified(run)["passed"]) == ({}, True)
 
 
-def test_so_many_that_were_not_found_that_reading_everything_were_cheaper_are_told(serve: Serve) -> None:
-    product = serve(location(known=people(3), others=600))
+def test_everything_is_read_where_that_takes_no_more_calls_than_asking_for_who_was_not_found(serve: Serve) -> None:
+    known = [*people(3), contact("one", "one@example.com", also=["lead7@example.com"])]
+    product = serve(location(known=known, others=600))
     leads_by_address(product, range(15))
     run = product.run()
     assert succeeded(run)
-    assert run.warnings == ["additional_unseen"]
-    assert DUPLICATE not in product.calls()
-    assert (run.reasons["not_found"], len(linked(product))) == (12, 3)
+    assert product.calls() == {SEARCH: 1 + 1 + 1 + 2}, "a page, a group, what filters see, and the other pages"
+    assert (run.details["gohighlevel"]["way"], run.reasons["not_found"]) == ("scan", 11)
+    assert linked(product) == {**{f"l{n:03d}": f"c{n:03d}" for n in range(3)}, "l007": "one"}
+    assert verified(run)["passed"]
+
+
+def test_a_vendor_that_tells_capitals_apart_is_read_whole(serve: Serve) -> None:
+    known = [contact(f"c{n:03d}", f"Lead{n}@Example.com") for n in range(12)]
+    product = serve(location(known=[contact("old", "Old@Example.com"), *known], others=1_200, capitals_differ=True))
+    leads_by_address(product, range(12))
+    run = product.run()
+    assert succeeded(run)
+    assert run.details["gohighlevel"]["way"] == "scan"
+    assert all_linked(product, range(12))
+    assert product.calls() == {SEARCH: 1 + 1 + 1 + 3}, "a page, a group, one alone, and the other pages"
+
+
+@pytest.mark.parametrize(
+    ("others", "look_ups", "way", "calls"),
+    [(40, 5, "scan", 2), (600, 80, "scan", 3), (3_000, 40, "look_ups", 3), (3_000, 61, "look_ups", 5)],
+)
+def test_where_the_vendor_does_not_count_its_contacts_it_is_found_out_on_the_way(
+    serve: Serve, others: int, look_ups: int, way: str, calls: int
+) -> None:
+    product = serve(location(known=people(look_ups), others=others))
+    product.fault("no_total")
+    leads_by_address(product, range(look_ups))
+    run = product.run()
+    assert succeeded(run)
+    assert all_linked(product, range(look_ups))
+    assert (run.details["gohighlevel"]["way"], product.calls()) == (way, {SEARCH: calls})
 
 
 def test_an_address_too_long_for_a_filter_is_asked_for_as_a_duplicate(serve: Serve) -> None:

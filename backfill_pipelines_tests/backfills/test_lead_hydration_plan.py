@@ -22,7 +22,8 @@ from backfill_pipelines.backfills.lead_hydration_matching import (
     address_key,
 )
 from backfill_pipelines.backfills.lead_hydration_plan import HydrationPlan, Rules, digits_of
-from backfill_pipelines.backfills.lead_hydration_source import is_scan_worth_it
+from backfill_pipelines.backfills.lead_hydration_source import estimated_total, is_scan_worth_it
+from backfill_pipelines.vendors.gohighlevel import ContactPage, RejectedContact
 from backfill_pipelines_tests.backfills.hydration_reference import Expected, ReferenceContact, expected
 
 SCANNED = Asked(scanned=True, addresses={})
@@ -110,9 +111,14 @@ def test_a_contact_that_has_an_address_twice_is_one() -> None:
     assert outcome_of(lead(email="ada@example.com"), both)[2] == {"ghl_contact_id": "c1"}
 
 
-@pytest.mark.parametrize("email", [None, "", " \u00a0", "n/a", "none", "ada@", "@example.com", "ada@localhost"])
+@pytest.mark.parametrize("email", [None, "", " \u00a0"])
 def test_a_lead_with_neither_id_nor_address_is_skipped(email: str | None) -> None:
     assert outcome_of(lead(email=email), contact(email=email)) == ("skip", "no_key", None)
+
+
+@pytest.mark.parametrize("email", ["n/a", "none", "ada@", "@example.com", "ada@localhost", "a@b@c"])
+def test_an_address_that_is_none_is_nobody_s(email: str) -> None:
+    assert outcome_of(lead(email=email), contact(email=email)) == ("reject", "not_found", None)
 
 
 def test_only_empty_fields_are_filled_and_blanks_are_empty() -> None:
@@ -286,13 +292,22 @@ def test_a_row_compares_with_what_the_contact_was_found_by() -> None:
         (501, 20, False),
         (501, 21, True),
         (0, 5, True),
-        (None, 50_000, False),
     ],
 )
-def test_all_contacts_are_read_where_a_page_spares_twenty_look_ups(
-    total: int | None, look_ups: int, worth_it: bool
-) -> None:
+def test_all_contacts_are_read_where_a_page_spares_twenty_look_ups(total: int, look_ups: int, worth_it: bool) -> None:
     assert is_scan_worth_it(total, look_ups) is worth_it
+
+
+@pytest.mark.parametrize(
+    ("rows", "total", "read", "estimated"),
+    [(500, 1_200, 500, 1_200), (500, None, 500, 1_000), (500, None, 1_500, 2_000), (499, None, 999, 999)],
+)
+def test_where_the_vendor_does_not_count_its_contacts_a_full_page_is_followed_by_another(
+    rows: int, total: int | None, read: int, estimated: int
+) -> None:
+    rejected = tuple(RejectedContact(None, "malformed_contact") for _ in range(rows))
+    page = ContactPage(rows=(), rejected=rejected, foreign=(), following=None, total=total)
+    assert estimated_total(page, read=read) == estimated
 
 
 def test_a_name_is_asked_for_where_a_lead_lacks_it_and_only_its_lower_case_is_known() -> None:

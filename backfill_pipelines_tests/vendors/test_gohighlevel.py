@@ -255,6 +255,7 @@ def test_a_malformed_contact_and_another_one_than_asked_for_are_rejected() -> No
         (410, "", Gone("c1")),
         (422, ["contact was deleted"], Gone("c1")),
         (400, "Bad Request", RejectedContact("c1", "refused_contact_id")),
+        (400, "Contact does not belong to this location", Foreign("c1")),
         (422, ["contactId must be a mongodb id"], RejectedContact("c1", "refused_contact_id")),
         (403, "The token does not have access to this location.", Foreign("c1")),
         (403, "Forbidden resource", Foreign("c1")),

@@ -106,13 +106,16 @@ def test_nulls_and_blanks_are_everyday() -> None:
         {"additionalPhones": {"phone": "1"}},
         {"dateAdded": [2024]},
         {"dateAdded": True},
+        # Without what a database does not take, it would be another address.
+        {"email": "a\x00@crm.example.com"},
+        {"additionalEmails": ["a@crm\ud83d.example.com"]},
     ],
 )
 def test_a_wrong_type_makes_one_rejected_contact(wrong: dict[str, Any]) -> None:
     assert read_contact(row(**wrong), LOCATION) == RejectedContact("c1", "malformed_contact")
 
 
-@pytest.mark.parametrize("odd_id", [None, 7, "", "x" * 256])
+@pytest.mark.parametrize("odd_id", [None, 7, "", "x" * 256, "c\x001", "c\ud83d"])
 def test_a_contact_without_a_readable_id_is_rejected_without_one(odd_id: Any) -> None:
     assert read_contact(row(id=odd_id), LOCATION) == RejectedContact(None, "malformed_contact")
 
