@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 import pandas as pd
 from psycopg import sql
 from pydantic import Field
-from sqlalchemy import delete, select
+from sqlalchemy import Connection, delete, select
 
 from backfill_pipelines.backfills.large_plans import seldom_garbage_collection
 from backfill_pipelines.backfills.lead_hydration_access import location_of, used_today
@@ -130,7 +130,8 @@ class LeadHydration:
             client.gohighlevel.token.resolve()
         _rules(scope)
         with scope.engine.connect() as connection:
-            require_access(connection, lead_table(connection, scope.registry), ("SELECT", "UPDATE"))
+            scope.kept.pop(LEAD, None)
+            require_access(connection, _lead(scope, connection), ("SELECT", "UPDATE"))
             require_client(connection, scope.registry, _client_id(scope))
 
     # --- extract ---------------------------------------------------------------------------------------------------
@@ -164,7 +165,7 @@ class LeadHydration:
     def plan(self, scope: Scope) -> Plan:
         """Say which empty fields of which leads are filled."""
         with scope.engine.begin() as connection:
-            lead = lead_table(connection, scope.registry)
+            lead = _lead(scope, connection)
             before = completeness(connection, lead, _client_id(scope))
         plan, wanted = _plan(scope, lead)
         return Plan(source=wanted.eligible, frames=_told(scope, plan, before), skips=plan.skips)
@@ -174,7 +175,7 @@ class LeadHydration:
     def target(self, scope: Scope) -> SqlTarget:
         """Set-based, by compare-and-set on the fields that are filled and on those by which the contact was found."""
         with scope.engine.connect() as connection:
-            lead = lead_table(connection, scope.registry)
+            lead = _lead(scope, connection)
         return SqlTarget(
             shape=lead,
             columns=WRITTEN,
@@ -208,7 +209,7 @@ class LeadHydration:
         """Plan anew on the leads as they are: what could still be filled is missing. And what the newest load has
         written (`linked` and `filled` of the details) must be there, unless somebody has written the lead since."""
         with scope.engine.begin() as connection:
-            lead = lead_table(connection, scope.registry)
+            lead = _lead(scope, connection)
             now = completeness(connection, lead, _client_id(scope))
             left = left_alone(connection, backfill=self.name, partition_key=scope.partition_key, target=LEAD)
             newest = newest_load(connection, backfill=self.name, partition_key=scope.partition_key)
@@ -282,7 +283,7 @@ async def _read(extraction: Extraction) -> None:
 
 def _wanted(scope: Scope) -> Wanted:
     with scope.engine.begin() as connection:
-        lead = lead_table(connection, scope.registry)
+        lead = _lead(scope, connection)
         return Wanted.by(eligible_leads(connection, lead, _client_id(scope)))
 
 
@@ -350,6 +351,14 @@ def _explaining(reasons: Mapping[str, int]) -> list[str]:
 
 def _client(scope: Scope) -> Client:
     return scope.registry.client(scope.partition_key)
+
+
+def _lead(scope: Scope, connection: Connection) -> TableShape:
+    """The leads' table, read once in a run: with a hundred partitions side by side the catalogue would be the work."""
+    if LEAD not in scope.kept:
+        scope.kept[LEAD] = lead_table(connection, scope.registry)
+    shape: TableShape = scope.kept[LEAD]
+    return shape
 
 
 def _client_id(scope: Scope) -> str:

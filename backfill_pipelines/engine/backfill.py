@@ -109,6 +109,8 @@ class Scope:
     """Counted reasons of the extraction that are no plan rows."""
     details: dict[str, Any] = field(default_factory=dict)
     """The backfill's own figures; nothing personal."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What a step has read and later steps of the same run need again, by names of the backfill's own."""
 
     def safe_point(self) -> None:
         """Stop here if somebody asked for it: everything done so far is committed."""
