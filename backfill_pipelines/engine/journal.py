@@ -115,13 +115,16 @@ def outcome_counts(connection: Connection, run_id: UUID) -> tuple[dict[str, int]
 
 
 def left_alone(connection: Connection, *, backfill: str, partition_key: str, target: str) -> dict[str, str]:
-    """What a partition's newest plan rejected, or it or its load left as a conflict: record keys with the reason."""
+    """What a partition's newest plan rejected, or it or its load left as a conflict: record keys with the reason.
+
+    A row whose write failed is not among them: source and target differ, and nobody has decided that they may.
+    """
     rows = connection.execute(
         text(
             "SELECT record_key, coalesce(error_code, reason, action) FROM backfill.change WHERE run_id = (SELECT id"
             " FROM backfill.run WHERE backfill = :backfill AND partition_key = :key AND planned_at IS NOT NULL"
             " ORDER BY planned_at DESC LIMIT 1)"
-            " AND target = :target AND (action IN ('conflict', 'reject') OR state IN ('conflict', 'failed'))"
+            " AND target = :target AND (action IN ('conflict', 'reject') OR state = 'conflict')"
         ),
         {"backfill": backfill, "key": partition_key, "target": target},
     )

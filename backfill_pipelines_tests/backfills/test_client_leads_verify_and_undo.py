@@ -41,6 +41,14 @@ def test_what_people_own_and_what_is_newer_than_the_source_makes_no_difference(a
     assert result(agency.verify(CAFE)) == EQUAL
 
 
+def test_a_row_that_the_database_refused_is_missing(agency: Agency) -> None:
+    address = sorted(agency.oracle(CAFE))[0]
+    agency.execute(f"ALTER TABLE client_leads ADD CHECK (lead_email <> '{address}')")
+    run = agency.run(CAFE)
+    assert run.counts["failed"] == 1
+    assert result(run) == result(agency.verify(CAFE)) == {**EQUAL, "missing": 1, "passed": False}
+
+
 def add_row(email: str, interested: bool) -> str:
     return (
         "INSERT INTO client_leads (workspace_name, lead_email, interested)"
