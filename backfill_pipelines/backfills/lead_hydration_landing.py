@@ -189,7 +189,12 @@ class Landing:
         with self._scope.engine.connect() as connection:
             addresses = connection.scalars(
                 select(ghl_contact.c.email)
-                .where(*self._of(reading), func.length(ghl_contact.c.email) <= LONGEST_VALUE)
+                .where(
+                    *self._of(reading),
+                    func.length(ghl_contact.c.email) <= LONGEST_VALUE,
+                    # Of other letters it is not known how the vendor makes them small.
+                    ghl_contact.c.email.regexp_match("^[!-~]+$"),
+                )
                 .order_by(ghl_contact.c.email == func.lower(ghl_contact.c.email), ghl_contact.c.contact_id)
             )
             return next((each for each in addresses if address_key(each) not in but), None)

@@ -269,6 +269,25 @@ def test_a_vendor_that_tells_capitals_apart_is_read_whole(serve: Serve) -> None:
     assert product.calls() == {SEARCH: 1 + 1 + 1 + 3}, "a page, a group, one alone, and the other pages"
 
 
+def test_an_address_of_which_nobody_knows_the_small_letters_proves_nothing(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    by_emails = GoHighLevel.by_emails
+
+    async def watched(self: GoHighLevel, emails: Iterable[str], *, canary: str) -> Found:
+        asked.append(canary)
+        return await by_emails(self, emails, canary=canary)
+
+    monkeypatch.setattr(GoHighLevel, "by_emails", watched)
+    odd = [contact(f"0{n}", f"\u0130lker{n}@example.com") for n in range(3)]
+    product = serve(location(known=[*odd, contact("1", "plain@example.com"), *people(3)], others=3_000))
+    leads_by_address(product, range(3))
+    assert succeeded(product.run())
+    assert asked
+    assert all(each.isascii() for each in asked)
+
+
 @pytest.mark.parametrize(
     ("others", "look_ups", "way", "calls"),
     [(40, 5, "scan", 2), (600, 80, "scan", 3), (3_000, 40, "look_ups", 3), (3_000, 61, "look_ups", 5)],
