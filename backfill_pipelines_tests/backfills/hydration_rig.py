@@ -304,3 +304,21 @@ def verified(run: Run) -> dict[str, Any]:
 def counts(run: Run) -> Mapping[str, int]:
     """What a plan and its load came to, without what is nothing."""
     return {name: count for name, count in run.counts.items() if count}
+
+
+def people(count: int, **fields: Any) -> list[KnownContact]:
+    """Contacts with addresses and names of their own."""
+    return [contact(f"c{n:03d}", f"lead{n}@example.com", first_name=f"Ann{n}", **fields) for n in range(count)]
+
+
+def leads_by_address(product: Hydration, numbers: Iterable[int]) -> None:
+    for number in numbers:
+        product.lead(f"l{number:03d}", email=f"Lead{number}@example.com")
+
+
+def linked(product: Hydration) -> dict[str, str]:
+    return {key: row["ghl_contact_id"] for key, row in product.leads().items() if row["ghl_contact_id"]}
+
+
+def all_linked(product: Hydration, numbers: Iterable[int]) -> bool:
+    return linked(product) == {f"l{number:03d}": f"c{number:03d}" for number in numbers}
