@@ -277,6 +277,18 @@ def learn_count(row: BudgetRow, now: float, state: RateLimitState, terms: Terms 
     return change if change != BudgetChange() else None
 
 
+def vendor_leaves(row: BudgetRow, now: float, state: RateLimitState, terms: Terms) -> int | None:
+    """How many more permits a counted budget bears by the vendor's own count, the reserve kept; None if not said.
+
+    A difference too small to be written (`learn_count`) still counts here: it is what the last block would overrun.
+    """
+    if state.remaining is None:
+        return None
+    limit = state.limit if state.limit is not None and state.limit > 0 else row.permits
+    usable = usable_permits(replace(row, permits=limit), now, terms)
+    return max(0, usable - max(0, limit - state.remaining))
+
+
 def spent(row: BudgetRow, pause: float) -> BudgetChange:
     """The vendor has closed the counted budget for `pause` seconds from now."""
     age = row.window_seconds - min(max(pause, MINIMUM_PAUSE_SECONDS), row.window_seconds)

@@ -15,8 +15,10 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 
 CONNECT_SECONDS = 10.0
-READ_SECONDS = 60.0
-"""Between two packets of a response; a response as a whole is bounded by `ApiClient`."""
+READ_SECONDS = 30.0
+"""Between two packets of a response; a response as a whole is bounded by `ApiClient`. Half of a request's minute
+(`RetryPolicy.give_up_after_seconds`), so that one answer that never comes is asked for again. The longest that a vendor
+documents is about 20 s: a Convex mutation waits 5 s for its slot and may take 15 s."""
 CONNECTIONS = 400
 """100 locations with 3 requests in flight each, and room: one that waits for a connection is sent after its slot."""
 KEEPALIVE_SECONDS = 4.0

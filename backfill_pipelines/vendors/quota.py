@@ -37,6 +37,7 @@ from backfill_pipelines.vendors.budget import (
     spacing,
     spent,
     usable_permits,
+    vendor_leaves,
 )
 from backfill_pipelines.vendors.clock import Clock, RemoteClock
 from backfill_pipelines.vendors.quota_store import QuotaKey, QuotaStore, Snapshot
@@ -91,12 +92,13 @@ class Quota:
         self._row = self._configured
         self._opened = False
         self._closed = False
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._waiters: deque[asyncio.Future[int]] = deque()
         self._permits: deque[float] = deque()  # slots on the local monotonic clock, in order
-        self._generation = 0  # raised by a refusal: slots leased before it are void
+        self._generation = 0  # raised by a refusal or a new count: permits leased before it are void
         self._pump_task: asyncio.Task[None] | None = None
         self._lease_task: asyncio.Task[None] | None = None
         self._failure: Exception | None = None
+        self._counting = asyncio.Lock()  # a lease asked for after a new count may not reach the store before it
         self._store_clock = RemoteClock(clock)
         self._lease_seconds = 0.0
         self._drops_in_a_row = 0
@@ -120,8 +122,8 @@ class Quota:
     ) -> None:
         await self.aclose()
 
-    async def acquire(self) -> None:
-        """Return when one request may be sent, first come first served.
+    async def acquire(self) -> int:
+        """Return when one request may be sent, first come first served; the permit, for `holds`.
 
         Raises `ParkedError("daily_budget_spent")` with the time of renewal when a counted budget has ended, and
         `TransientError("quota_unavailable")` when the store cannot be reached. A cancelled wait leaves its permit to
@@ -131,15 +133,19 @@ class Quota:
             raise RuntimeError("the quota is closed")
         if self.counted and self._permits and not self._waiters:
             self._permits.popleft()
-            return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            return self._generation
+        waiter: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self._keep_pumping()
         try:
-            await waiter
+            return await waiter
         except asyncio.CancelledError:
             self._abandon(waiter)
             raise
+
+    def holds(self, permit: int) -> bool:
+        """Whether a permit still stands: what the vendor says may make it void until the request is sent."""
+        return permit == self._generation
 
     def give_back(self) -> None:
         """Return a permit just acquired and not used: to the next waiter, else to this process for a later one."""
@@ -151,15 +157,19 @@ class Quota:
         now = self._store_clock.now()
         if self.counted:
             change = learn_count(self._row, now, state, self._terms)
+            self._keep_at_most(vendor_leaves(self._row, now, state, self._terms))
         else:
             change = learn(self._row, now, self._without_a_hasty_raise(state), self._terms)
         if change is None:
             return
         # Believed before it is written: the other responses in flight say the same and must not write it again.
         self._row = apply_change(self._row, now, change)
-        if self.counted and self._row.used >= usable_permits(self._row, now, self._terms):
-            # The rest of a block would be sent to a vendor that refuses it, or be the customer's.
-            self._void_permits()
+        if self.counted:
+            # The vendor's count has nothing of the block in hand, nor of one on its way: spent on top of it, they would
+            # be the customer's, or be refused. What is left is leased anew, out of the new count.
+            left = usable_permits(self._row, now, self._terms) - self._row.used
+            if left < max(BLOCK, len(self._permits)):
+                self._void_permits()
         await self._write(change)
 
     async def refused(self, retry_after_seconds: float | None) -> None:
@@ -238,7 +248,7 @@ class Quota:
         """Wake the next waiter; False if there is none. One whose task was cancelled this instant is still queued."""
         while self._waiters:
             if not (waiter := self._waiters.popleft()).done():
-                waiter.set_result(None)
+                waiter.set_result(self._generation)
                 return True
         return False
 
@@ -247,11 +257,18 @@ class Quota:
             if not (waiter := self._waiters.popleft()).done():
                 waiter.set_exception(_again(error))
 
+    def _keep_at_most(self, count: int | None) -> None:
+        """Keep of what is leased and not used as much as the vendor says is left; all of it where it says nothing."""
+        if count == 0:
+            self._void_permits()  # those too whose requests still wait for another budget
+        while count is not None and len(self._permits) > count:
+            self._permits.pop()
+
     def _void_permits(self) -> None:
         self._generation += 1
         self._permits.clear()
 
-    def _abandon(self, waiter: asyncio.Future[None]) -> None:
+    def _abandon(self, waiter: asyncio.Future[int]) -> None:
         if waiter in self._waiters:
             self._waiters.remove(waiter)
             if not self._waiters:
@@ -305,10 +322,11 @@ class Quota:
             self._permits.extend(map(self._store_clock.to_local, slots))
 
     async def _take(self, count: int, generation: int) -> None:
-        taken = await self._store.take(self.key, count, self._terms)
-        if taken is None:
-            raise self._vanished()
-        self._believe(taken.snapshot)
+        async with self._counting:
+            taken = await self._store.take(self.key, count, self._terms)
+            if taken is None:
+                raise self._vanished()
+            self._believe(taken.snapshot)
         if generation == self._generation:
             self._permits.extend([taken.snapshot.received_at] * taken.granted)
         if not taken.granted:
@@ -340,7 +358,8 @@ class Quota:
 
     async def _write(self, change: BudgetChange) -> None:
         await self._open()
-        self._believe(await self._store.change(self.key, change))
+        async with self._counting:
+            self._believe(await self._store.change(self.key, change))
 
     def _believe(self, snapshot: Snapshot | None) -> None:
         if snapshot is None:

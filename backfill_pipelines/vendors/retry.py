@@ -14,15 +14,23 @@ class RetryPolicy:
     """How one request is retried. Times are seconds.
 
     A failure is tried again after a wait drawn evenly between 0 and `base_seconds * 2**n` ("full jitter": the retries
-    of many requests that failed together spread out), at most `maximum_delay_seconds`, until `attempts` were made or
-    `maximum_waiting_seconds` of such waits would be exceeded (waiting for the quota does not count). A refusal for
-    being one too many (429) is no failure and has limits of its own: `refusals` of them, and a vendor that asks for
-    more than `maximum_retry_after_seconds` is not waited for.
+    of many requests that failed together spread out), at most `maximum_delay_seconds`, or as long as the vendor asks.
+    Waiting for the quota counts nowhere. No retry begins after any of
+
+    - `attempts`;
+    - `give_up_after_seconds` in failed attempts and drawn waits: a vendor that takes every connection and never answers
+      would otherwise keep each request for `attempts` read time-outs, ten times as long as one that answers 500. An
+      attempt under way is not cut off: its answer may be about to come;
+    - `maximum_waiting_seconds` of waits, those included that a failing vendor asked for.
+
+    A refusal for being one too many (429) is no failure and has limits of its own: `refusals` of them, and a vendor
+    that asks for more than `maximum_retry_after_seconds` is not waited for.
     """
 
     attempts: int = 5
     base_seconds: float = 0.5
     maximum_delay_seconds: float = 30.0
+    give_up_after_seconds: float = 60.0
     maximum_waiting_seconds: float = 120.0
     refusals: int = 10
     maximum_retry_after_seconds: float = 600.0
@@ -30,6 +38,13 @@ class RetryPolicy:
     def delay(self, failures: int, jitter: float) -> float:
         """Seconds to wait after so many failures (1 or more); `jitter` is a random number in [0, 1)."""
         return jitter * min(self.maximum_delay_seconds, self.base_seconds * 2.0 ** min(failures, 32))
+
+    def is_spent(self, failures: int, *, waited: float, tried: float) -> bool:
+        """Whether to give up after so many failures; `waited` and `tried` include the wait before the next attempt.
+
+        `waited`: seconds of all waits. `tried`: seconds of failed attempts and drawn waits.
+        """
+        return failures >= self.attempts or tried >= self.give_up_after_seconds or waited > self.maximum_waiting_seconds
 
 
 class RetryBudget:

@@ -136,10 +136,12 @@ class ApiClient:
         content = None if json is None else orjson.dumps(json)
         self._retry_budget.earn()
         failures = refusals = 0
-        waited = 0.0
+        waited = tried = 0.0
         while True:
             await self._acquire()
+            began = self._clock.monotonic()
             result = await self._send(method, path, content=content, params=params)
+            took = self._clock.monotonic() - began
             outcome = judge(
                 result,
                 vendor=self._vendor,
@@ -159,24 +161,31 @@ class ApiClient:
                 await self._after_refusal(outcome.error, refusals, asked)
                 continue
             failures += 1
-            delay = max(self._retry.delay(failures, self._jitter()), asked or 0.0)
+            backoff = self._retry.delay(failures, self._jitter())
+            delay = max(backoff, asked or 0.0)
             waited += delay
-            spent = failures >= self._retry.attempts or waited > self._retry.maximum_waiting_seconds
-            if spent or not self._retry_budget.spend():
+            tried += took + backoff
+            if self._retry.is_spent(failures, waited=waited, tried=tried) or not self._retry_budget.spend():
                 raise outcome.error
             logger.info("%s failed (%s), trying again in %.1f s", self._vendor, outcome.error.code, delay)
             await self._clock.sleep(delay)
 
     async def _acquire(self) -> None:
-        acquired: list[Quota] = []
-        try:
-            for quota in self._quotas:
-                await quota.acquire()
-                acquired.append(quota)
-        except BaseException:
-            for quota in acquired:
-                quota.give_back()
-            raise
+        """A permit of each budget. Where one became void while the next was waited for, all are asked for anew: twenty
+        requests may hold a permit of the day and wait for their pace when the vendor says that the day is used up."""
+        complete = False
+        while not complete:
+            acquired: list[tuple[Quota, int]] = []
+            try:
+                for quota in self._quotas:
+                    permit = await quota.acquire()
+                    acquired.append((quota, permit))
+                complete = all(quota.holds(permit) for quota, permit in acquired)
+            finally:
+                if not complete:
+                    for quota, permit in acquired:
+                        if quota.holds(permit):
+                            quota.give_back()
 
     async def _send(
         self, method: str, path: str, *, content: bytes | None, params: Mapping[str, Any] | None

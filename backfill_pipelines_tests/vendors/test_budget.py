@@ -26,6 +26,7 @@ from backfill_pipelines.vendors.budget import (
     spent,
     take,
     usable_permits,
+    vendor_leaves,
 )
 
 NOW = 1_700_000_000.0
@@ -272,6 +273,16 @@ def test_a_small_difference_matters_once_only_the_reserve_is_left() -> None:
     row = apply_change(row, NOW, change)
     assert take(row, NOW, 1, WITH_RESERVE)[1] == 0
     assert learn_count(row, NOW, below, WITH_RESERVE) is None
+
+
+def test_what_the_vendor_leaves_is_what_is_over_the_reserve() -> None:
+    def left(**stated: int) -> int | None:
+        return vendor_leaves(DAY, NOW, RateLimitState(**stated), WITH_RESERVE)
+
+    assert [left(limit=1000, remaining=remaining) for remaining in (1000, 105, 100, 3)] == [900, 5, 0, 0]
+    assert left(remaining=105) == 5
+    assert left(limit=2000, remaining=205) == 5
+    assert left(limit=1000) is None
 
 
 def test_a_day_that_began_anew_at_the_vendor_begins_anew_here() -> None:

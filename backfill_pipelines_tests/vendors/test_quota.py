@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from backfill_pipelines.errors import ParkedError, TransientError
 from backfill_pipelines.vendors.budget import RateLimitState, Terms, usable_permits
-from backfill_pipelines.vendors.quota import Quota
+from backfill_pipelines.vendors.quota import BLOCK, Quota
 from backfill_pipelines.vendors.quota_store import InMemoryQuotaStore, QuotaKey, Reservation, Snapshot, Taken
 from backfill_pipelines_tests.vendors.test_budget import most_in_any_window
 from backfill_pipelines_tests.vendors.virtual_time import EPOCH, LoopClock, VirtualTimeLoop, run_virtually
@@ -527,6 +527,105 @@ def test_a_day_spent_by_others_parks_and_the_rest_of_a_block_is_void(kind: str, 
         await process.quota.observe(RateLimitState(limit=1000, remaining=99))
         with pytest.raises(ParkedError):
             await process.quota.acquire()
+        await process.quota.aclose()
+
+    run_virtually(main(), loop)
+
+
+class Day:
+    """A vendor that counts 200,000 requests a day, nearly all of them used by others already; 20,000 are our reserve.
+
+    `stated`: what every answer names as remaining; None for the true number.
+    """
+
+    def __init__(self, remaining: int, *, stated: int | None = None) -> None:
+        self.remaining, self.calls, self._stated = remaining, 0, stated
+
+    def answer(self) -> RateLimitState:
+        self.calls += 1
+        self.remaining -= 1
+        return RateLimitState(limit=200_000, remaining=self.remaining if self._stated is None else self._stated)
+
+
+def day_of(loop: VirtualTimeLoop, store: InMemoryQuotaStore) -> Process:
+    return Process(loop, store, kind="daily", permits=200_000, window_seconds=86_400.0, reserve=0.1)
+
+
+async def use_up(day: Day, processes: list[Process], *, workers: int = 1) -> None:
+    """Ask one request after the other, in each of the workers, until all of them are parked."""
+
+    async def worker(process: Process) -> None:
+        while True:
+            await process.quota.acquire()
+            await asyncio.sleep(0.1)
+            state = day.answer()
+            await asyncio.sleep(0.1)
+            await process.quota.observe(state)
+
+    ends = await asyncio.gather(*(worker(one) for one in processes for _ in range(workers)), return_exceptions=True)
+    assert {type(end) for end in ends} == {ParkedError}
+    for process in processes:
+        await process.quota.aclose()
+
+
+@pytest.mark.parametrize("stated", [None, 20_004], ids=["true", "late"])
+def test_of_a_day_nearly_used_up_by_others_exactly_what_is_over_the_reserve_is_used(stated: int | None) -> None:
+    """Also where the vendor's count lags behind: the block that was leased before its first answer is void."""
+    loop = VirtualTimeLoop()
+    day = Day(20_005, stated=stated)
+    run_virtually(use_up(day, [day_of(loop, DistantStore(loop, delay=0.01))]), loop)
+    assert day.calls == 5
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    over=st.integers(0, 120),
+    processes=st.integers(1, 3),
+    workers=st.integers(1, 20),
+    delay=st.sampled_from([0.0, 0.01, 0.15]),
+    seed=st.integers(0, 100),
+)
+def test_the_reserve_of_a_day_is_overrun_by_no_more_than_what_was_in_flight(
+    *, over: int, processes: int, workers: int, delay: float, seed: int
+) -> None:
+    loop = VirtualTimeLoop()
+    store = DistantStore(loop, delay=delay, seed=seed)
+    day = Day(20_000 + over)
+    run_virtually(use_up(day, [day_of(loop, store) for _ in range(processes)], workers=workers), loop)
+    assert day.calls <= over + processes * workers
+    assert day.calls >= over - BLOCK * (processes - 1)
+
+
+def test_of_the_last_block_is_kept_what_the_vendor_says_is_left() -> None:
+    """The vendor's count is ahead of ours by three, which is too little to be written."""
+    loop = VirtualTimeLoop()
+    store = DistantStore(loop)
+    process = Process(loop, store, kind="day", permits=1000, window_seconds=86_400.0, reserve=0.1)
+
+    async def main() -> None:
+        await process.worker(requests=891)
+        await process.quota.observe(RateLimitState(limit=1000, remaining=106))
+        assert store.writes == 0
+        with pytest.raises(ParkedError):
+            await process.worker()
+        await process.quota.aclose()
+
+    run_virtually(main(), loop)
+    assert len(process.sent) == 891 + 6
+
+
+@pytest.mark.parametrize("before", [0, 888], ids=["ahead_of_our_count", "level_with_it"])
+def test_a_permit_of_the_day_does_not_stand_once_the_vendor_says_that_the_day_is_used_up(before: int) -> None:
+    loop = VirtualTimeLoop()
+    process = Process(loop, DistantStore(loop), kind="day", permits=1000, window_seconds=86_400.0, reserve=0.1)
+
+    async def main() -> None:
+        await process.worker(requests=before)
+        permits = await asyncio.gather(*(process.quota.acquire() for _ in range(12)))
+        await process.quota.observe(RateLimitState(limit=1000, remaining=112))
+        assert all(map(process.quota.holds, permits))
+        await process.quota.observe(RateLimitState(limit=1000, remaining=100))
+        assert not any(map(process.quota.holds, permits))
         await process.quota.aclose()
 
     run_virtually(main(), loop)
