@@ -175,7 +175,7 @@ def unique_columns(customer: TableShape) -> set[str]:
     return {
         name
         for name in UNIQUE_VALUES
-        if any(not key.columns or customer.actual(name) in key.columns for key in customer.unique_keys)
+        if any(not key.folded or customer.actual(name) in key.folded for key in customer.unique_keys)
     }
 
 
@@ -193,7 +193,7 @@ def _held(
     connection: Connection, customer: TableShape, client_id: str, name: str, wanted: Sequence[str]
 ) -> Iterator[str]:
     unique_over_all = any(
-        not key.columns or (customer.actual(name) in key.columns and customer.actual("client_id") not in key.columns)
+        not key.folded or (customer.actual(name) in key.folded and customer.actual("client_id") not in key.folded)
         for key in customer.unique_keys
     )
     statement = sql.SQL(

@@ -7,6 +7,7 @@ means (`customers_grouping.py`).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -158,18 +159,18 @@ def read_strangers(connection: Connection, tables: ProductTables, ids: Collectio
 
 
 def _held_elsewhere(connection: Connection, customer: TableShape, column: str, client_id: str) -> frozenset[str]:
-    """What other clients' customers hold, where the table allows a value only once in all."""
+    """What other clients' customers hold, where the table allows a value only once in all; as it stands, and folded."""
     if not _unique(customer, (column,)):
         return frozenset()
-    statement = sql.SQL("SELECT {0} FROM {1} AS t WHERE {2} <> %s AND {0} IS NOT NULL").format(
+    statement = sql.SQL("SELECT {0}, lower(btrim({0})) FROM {1} AS t WHERE {2} <> %s AND {0} IS NOT NULL").format(
         customer.column("t", column), customer.table, customer.column("t", "client_id")
     )
-    return frozenset(row[0] for row in driver_connection(connection).execute(statement, [client_id]))
+    return frozenset(chain.from_iterable(driver_connection(connection).execute(statement, [client_id])))
 
 
 def _unique(shape: TableShape, logical: Sequence[str]) -> bool:
     wanted = {shape.actual(name) for name in logical}
-    return any(set(key.columns) == wanted for key in shape.unique_keys)
+    return any(set(key.folded) == wanted for key in shape.unique_keys)
 
 
 def _frames(

@@ -27,6 +27,10 @@ from backfill_pipelines.engine.set_based import sqlstate_of
 from backfill_pipelines.errors import ConfigurationError
 
 _UNIQUE_VIOLATION = "23505"
+VALUE_TAKEN = "value_taken"
+"""A unique key of the table allows a value once, and another customer has it."""
+NOT_WRITTEN = "customer_not_written"
+"""The database refused the customer that the lead, or the job, was to be linked to."""
 # A whole plan is one batch, hashed and joined in memory. A setting that each session may make for itself.
 _MEMORY = text(
     "SELECT set_config('work_mem', '128MB', true)"
@@ -118,7 +122,7 @@ class CustomersTarget:
         """A broken unique key is a conflict with whoever holds the value; all else is the row's failure."""
         sqlstate = sqlstate_of(error)
         if sqlstate == _UNIQUE_VIOLATION:
-            return ChangeState.CONFLICT, STALE
+            return ChangeState.CONFLICT, VALUE_TAKEN
         return ChangeState.FAILED, f"sqlstate_{sqlstate.lower()}"
 
     def _prepare(self, connection: Connection, rows: int) -> None:
@@ -139,10 +143,10 @@ class CustomersTarget:
         planned = sql.SQL("b.record_key")
         created = sql.SQL("{}::text").format(self.tables.customer.column("t", "id"))
         return (
-            _Step(CUSTOMER, "create", self._create_customers, created),
+            _Step(CUSTOMER, "create", self._create_customers, created, refusal=self._why_not_created()),
             _Step(CUSTOMER, "update", self._update_customers, planned),
-            _Step(LEAD, "update", self._link_leads, planned),
-            _Step(JOB, "update", self._link_jobs, planned),
+            _Step(LEAD, "update", self._link_leads, planned, refusal=_OF_ITS_CUSTOMER),
+            _Step(JOB, "update", self._link_jobs, planned, refusal=_OF_ITS_CUSTOMER),
             _Step(CUSTOMER, "update", self._delete_merged, planned, DELETED, self._why_not_deleted()),
             _Step(CUSTOMER, "update", self._fill_after_merge, planned, FILLED_AFTERWARDS),
         )
@@ -273,6 +277,20 @@ class CustomersTarget:
             free=self.tables.unreferenced(),
         )
 
+    def _why_not_created(self) -> sql.Composed:
+        """The code of a customer that gave way, whose plan row is `c`: to one with its id, or with a value of it."""
+        customer = self.tables.customer
+        return sql.SQL(
+            "CASE WHEN EXISTS (SELECT 1 FROM {table} AS t WHERE {id} = c.record_key::{id_type})"
+            " THEN {stale} ELSE {taken} END"
+        ).format(
+            table=customer.table,
+            id=customer.column("t", "id"),
+            id_type=customer.type_of("id"),
+            stale=sql.Literal(STALE),
+            taken=sql.Literal(VALUE_TAKEN),
+        )
+
     def _why_not_deleted(self) -> sql.Composed:
         """The code of a merged customer that stays, whose plan row is `c`."""
         customer = self.tables.customer
@@ -330,10 +348,12 @@ class _Step:
             " written AS ({statement} RETURNING {key} AS record_key),"
             " outcomes AS MATERIALIZED (SELECT b.seq, b.record_key, w.record_key IS NOT NULL AS done"
             "  FROM batch AS b LEFT JOIN written AS w USING (record_key))"
-            " UPDATE backfill.change AS c SET state = CASE WHEN o.done THEN 'applied' ELSE 'conflict' END,"
+            " UPDATE backfill.change AS c SET state = CASE WHEN o.done THEN 'applied'"
+            " WHEN {refusal} = {not_written} THEN 'failed' ELSE 'conflict' END,"
             " error_code = CASE WHEN NOT o.done THEN {refusal} END, record_id = o.record_key, applied_at = now()"
             " FROM outcomes AS o WHERE c.run_id = %(run_id)s AND c.seq = o.seq"
         ).format(
+            not_written=sql.Literal(NOT_WRITTEN),
             rows=self.rows("planned"),
             statement=self.statement(sql.SQL("batch")),
             key=self.written,
@@ -341,6 +361,11 @@ class _Step:
         )
 
 
+# The subquery is read once: its rows are the customers that the database refused, and those come before their leads.
+_OF_ITS_CUSTOMER = sql.SQL(
+    "CASE WHEN c.after->>'customer_id' IN (SELECT k.record_key FROM backfill.change AS k WHERE k.run_id = %(run_id)s"
+    " AND k.target = 'Customer' AND k.action = 'create' AND k.state = 'failed') THEN {} ELSE {} END"
+).format(sql.Literal(NOT_WRITTEN), sql.Literal(STALE))
 _MADE_OF = text(
     "SELECT attname, attidentity = '' AS is_given FROM pg_attribute WHERE attrelid = to_regclass(:table)"
     " AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum"

@@ -262,7 +262,11 @@ def _delete_created(tables: ProductTables, as_made: sql.Composed) -> sql.Compose
     return (
         sql.SQL(
             "WITH {batch}, standing AS MATERIALIZED (SELECT b.seq, {id} AS id,"
-            " CASE WHEN NOT ({free}) THEN {in_use} WHEN ({as_made}) IS NOT TRUE THEN {changed} END AS code"
+            # One that a newer run has taken leads from is where they go back to when that is undone.
+            " CASE WHEN NOT ({free}) OR b.record_key IN (SELECT n.before->>'customer_id' FROM backfill.change AS n"
+            "  JOIN backfill.run AS r ON r.id = n.run_id WHERE r.backfill = 'customers' AND r.id <> %(run_id)s"
+            "  AND n.state = 'applied' AND n.target IN ('Lead', 'Job') AND n.before->>'customer_id' IS NOT NULL)"
+            " THEN {in_use} WHEN ({as_made}) IS NOT TRUE THEN {changed} END AS code"
             " FROM batch AS b JOIN {table} AS t ON {id} = b.record_key::{id_type}),"
             " deleted AS (DELETE FROM {table} AS t USING standing AS s WHERE {id} = s.id AND s.code IS NULL),"
             # One that was merged into another since is not gone for good: that merge can be undone.

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from backfill_pipelines.engine.backfill import Progress as ProgressReport
 from backfill_pipelines.engine.completeness import COMPLETENESS, completeness_of
-from backfill_pipelines.engine.ledger import Run, State
+from backfill_pipelines.engine.ledger import Mode, Run, State
 from backfill_pipelines.engine.progress import LineProgress
 
 _WIDTH_WITHOUT_TERMINAL = 160
@@ -142,6 +142,8 @@ def figures(runs: Sequence[Run]) -> str:
     for run in runs:
         # Reasons and completeness have a place of their own.
         shown = {name: value for name, value in run.details.items() if name not in ("reasons", COMPLETENESS)}
+        if run.mode is Mode.VERIFY and run.verification is not None:
+            shown = {**run.verification["figures"], **shown}
         for name, value in _flat(shown):
             if isinstance(value, int) and not isinstance(value, bool):
                 totals[name] = totals.get(name, 0) + value
@@ -177,6 +179,8 @@ def explanations(runs: Sequence[Run], *, unaccounted: Sequence[str]) -> list[str
             lines.append(f"warning {run.partition_key}: {', '.join(run.warnings)}")
         if run.error_code:
             lines.append(f"{run.state} {run.partition_key}: {run.error_message} [{run.error_code}]")
+        if failed := run.counts.get("failed"):
+            lines.append(f"failed {run.partition_key}: {failed} records could not be written; the reasons say why")
         if run.parked_until:
             lines.append(f"parked {run.partition_key} until {run.parked_until:%Y-%m-%d %H:%M} UTC")
     lines.extend(f"failed {key}: {_NOT_RUN} [not_run]" for key in unaccounted)

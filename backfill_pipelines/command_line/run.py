@@ -205,13 +205,15 @@ def execute(
 def exit_code(runs: Sequence[Run], *, dry_run: bool) -> int:
     """What the command's exit code says about its partitions. Pure.
 
-    3 where configuration kept every one of them from running, 1 where any did not finish, 4 where some were parked and
-    none failed, 2 where a dry run found something to create or update.
+    3 where configuration kept every one of them from running, 1 where any did not finish or has a record that could not
+    be written, 4 where some were parked and none failed, 2 where a dry run found something to create or update.
     """
     unfinished = [run for run in runs if run.state not in (State.SUCCEEDED, State.PARKED)]
     if unfinished:
         configuration = all(run.error_category == ErrorCategory.CONFIGURATION for run in runs)
         return USAGE_OR_CONFIGURATION if configuration else FAILED
+    if any(run.counts.get("failed") for run in runs):
+        return FAILED
     if any(run.state is State.PARKED for run in runs):
         return PARKED
     if dry_run and any(run.counts.get("create") or run.counts.get("update") for run in runs):

@@ -68,7 +68,7 @@ def comparison_as_json(run: Run) -> dict[str, Any]:
         "key": run.partition_key,
         **compared,
         "warnings": list(run.warnings),
-        "details": dict(run.details),
+        "details": {**(run.verification or {}).get("figures", {}), **run.details},
         "state": run.state,
         "run_id": str(run.id),
         "error_code": run.error_code,

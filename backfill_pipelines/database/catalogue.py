@@ -7,6 +7,7 @@ Does not belong here: which tables and columns (the backfills'), and our own sch
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,12 +20,22 @@ from backfill_pipelines.errors import ConfigurationError
 
 @dataclass(frozen=True, kw_only=True)
 class UniqueKey:
-    """A unique constraint or index of a table. `columns` are actual names, empty where it is over an expression."""
+    """A unique constraint or index of a table. `columns` are actual names, empty where it is over an expression.
+
+    `folded`: the columns likewise, also where the key is over them in lower case or trimmed.
+    """
 
     name: str
     columns: tuple[str, ...]
+    folded: tuple[str, ...]
     deferrable: bool
     partial: bool
+
+
+# lower(x), btrim(x), TRIM(BOTH FROM x), (x), x::text, in any depth.
+_FOLDING = re.compile(
+    r"(?:lower|btrim)\((?P<a>.+)\)|TRIM\(BOTH FROM (?P<b>.+)\)|\((?P<c>.+)\)|(?P<d>.+)::(?:text|character varying)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +235,13 @@ def _unique_keys(connection: Connection, oid: int) -> list[UniqueKey]:
             " i.indexprs IS NOT NULL AS has_expressions,"
             " ARRAY(SELECT a.attname FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, place)"
             "       JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum"
-            "       WHERE k.place <= i.indnkeyatts ORDER BY k.place)::text[] AS columns"
+            "       WHERE k.place <= i.indnkeyatts ORDER BY k.place)::text[] AS columns,"
+            " ARRAY(SELECT pg_get_indexdef(i.indexrelid, k, true) FROM generate_series(1, i.indnkeyatts) AS k"
+            "       ORDER BY k)::text[] AS parts,"
+            " ARRAY(SELECT quote_ident(a.attname) FROM pg_attribute AS a WHERE a.attrelid = i.indrelid"
+            "       AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum)::text[] AS quoted,"
+            " ARRAY(SELECT a.attname FROM pg_attribute AS a WHERE a.attrelid = i.indrelid"
+            "       AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum)::text[] AS names"
             " FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid"
             " WHERE i.indrelid = :oid AND i.indisunique AND i.indisvalid"
         ),
@@ -234,11 +251,25 @@ def _unique_keys(connection: Connection, oid: int) -> list[UniqueKey]:
         UniqueKey(
             name=row.name,
             columns=() if row.has_expressions else tuple(row.columns),
+            folded=_folded(row.parts, dict(zip(row.quoted, row.names, strict=True))),
             deferrable=row.deferrable,
             partial=row.partial,
         )
         for row in rows
     ]
+
+
+def _folded(parts: Sequence[str], names: Mapping[str, str]) -> tuple[str, ...]:
+    """The columns that the parts of a key are over, as the catalogue spells them; none where one is over more."""
+    columns: list[str] = []
+    for part in parts:
+        inner = part
+        while (wrapped := _FOLDING.fullmatch(inner)) is not None:
+            inner = next(filter(None, wrapped.groups()))
+        if inner not in names:
+            return ()
+        columns.append(names[inner])
+    return tuple(columns)
 
 
 def _dependents(connection: Connection, oid: int) -> list[Dependent]:

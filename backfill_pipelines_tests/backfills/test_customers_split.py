@@ -200,3 +200,18 @@ def test_a_split_of_what_is_not_some_of_the_customers_leads_is_refused(
     assert forgotten(product)
     assert product.changes(run.id) == []
     assert succeeded(product.run())
+
+
+def test_a_run_and_a_split_after_it_are_undone_in_any_order(product: Product) -> None:
+    for lead in ("ada", "bo"):
+        product.lead(lead, phone="(205) 555-0122", first_name=lead.title())
+    before = data(product)
+    run = product.run()
+    household = id_of(product, "ada")
+    newer = split(product, household, "ada", name=NAME)
+    older = product.undo(run)
+    assert older.reasons["in_use"] == 1, "the lead that was split off goes back there"
+    assert household in product.rows("Customer")
+    assert product.undo(newer).conflict == 0
+    assert product.undo(run).conflict == 0
+    assert data(product) == before
