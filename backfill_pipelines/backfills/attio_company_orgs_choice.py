@@ -25,6 +25,9 @@ NO_USERS, NO_ORGS, BELOW_MIN_MEMBERS = "no_users", "no_orgs", "below_min_members
 UNKNOWN_ORGANIZATION = "unknown_organization"
 """People of the company are in an organization of which no number of members is known: it may be the main one."""
 
+MEMBERSHIPS_INCOMPLETE = "memberships_incomplete"
+"""People of the company are in several organizations, and of some memberships it is known that they were not read."""
+
 CANDIDATES_SHOWN = 5
 
 
@@ -45,6 +48,9 @@ class Landed:
     users: Iterable[pd.DataFrame]
     organizations: Iterable[pd.DataFrame]
     memberships: Iterable[pd.DataFrame]
+    memberships_complete: bool
+    """Whether they are as many as Clerk counts. Where not, nothing is chosen among several organizations: an `org_id`
+    that is written stays, whatever a complete list would have said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +126,7 @@ def choose(landed: Landed, rules: Rules) -> Choices:
     }
     for org_id, user_id in _usable(landed.memberships, MEMBERSHIP_COLUMNS, "clerk_memberships", rejects):
         crews.add_membership(user_id, org_id)
-    main = _MainOrganization(crews, known, rules)
+    main = _MainOrganization(crews, known, rules, complete=landed.memberships_complete)
     return Choices(
         companies=[
             Company(record_id, org_id, Choice(None, why_none) if why_none is not None else main.of(number))
@@ -166,7 +172,8 @@ class _Crews:
 class _MainOrganization:
     """The choice for companies; those with the same crews have the same one."""
 
-    def __init__(self, crews: _Crews, known: Mapping[str, tuple[int, int]], rules: Rules) -> None:
+    def __init__(self, crews: _Crews, known: Mapping[str, tuple[int, int]], rules: Rules, *, complete: bool) -> None:
+        self._complete = complete
         self._crews = crews
         self._known = known
         self._rules = rules
@@ -197,6 +204,8 @@ class _MainOrganization:
             return Choice(None, UNKNOWN_ORGANIZATION, first)
         if first[0].members < self._rules.min_members:
             return Choice(None, BELOW_MIN_MEMBERS, first)
+        if len(candidates) > 1 and not self._complete:
+            return Choice(None, MEMBERSHIPS_INCOMPLETE, first)
         return Choice(first[0].org_id, _what_decided(first), first)
 
 

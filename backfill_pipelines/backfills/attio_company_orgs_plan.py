@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from backfill_pipelines.backfills.attio_company_orgs_choice import (
+    MEMBERSHIPS_INCOMPLETE,
     UNKNOWN_ORGANIZATION,
     Candidate,
     Choices,
@@ -29,6 +30,8 @@ CANDIDATES = "candidates"
 
 ALREADY_SET, SHARED_ORG = "already_set", "shared_org"
 
+_UNSETTLED = frozenset({UNKNOWN_ORGANIZATION, MEMBERSHIPS_INCOMPLETE})
+"""There is a main organization, and it is not known which."""
 _ROWS_IN_A_FRAME = 5_000
 
 
@@ -79,8 +82,7 @@ def _decision(company: Company) -> tuple[Action, str]:
         return Action.SKIP, ALREADY_SET
     if company.choice.org_id is not None:
         return Action.UPDATE, company.choice.reason
-    action = Action.CONFLICT if company.choice.reason == UNKNOWN_ORGANIZATION else Action.SKIP
-    return action, company.choice.reason
+    return (Action.CONFLICT if company.choice.reason in _UNSETTLED else Action.SKIP), company.choice.reason
 
 
 def _frames(decided: Sequence[_Decided], rejects: Sequence[Reject], shared: set[str | None]) -> Iterator[pd.DataFrame]:

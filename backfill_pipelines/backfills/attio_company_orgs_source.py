@@ -16,6 +16,7 @@ from sqlalchemy import Connection, delete, select, text
 
 from backfill_pipelines.backfills.attio_company_orgs_choice import Landed, Rules
 from backfill_pipelines.backfills.attio_company_orgs_plan import TARGET
+from backfill_pipelines.backfills.clerk_landing import MEMBERSHIPS, landed_as_counted
 from backfill_pipelines.database.bulk import land_rows, storable_text, stream_columns
 from backfill_pipelines.database.tables import attio_company, run
 from backfill_pipelines.engine.backfill import Scope
@@ -159,11 +160,14 @@ def _account(scope: Scope) -> str:
 
 def landed(scope: Scope) -> Landed:
     """Everything that is landed, as frames of ten thousand rows at most, each query run when it is its turn."""
+    with scope.engine.connect() as connection:
+        complete = landed_as_counted(connection, scope.partition_key, MEMBERSHIPS)
     return Landed(
         companies=_frames(scope, _COMPANIES),
         users=_frames(scope, _USERS),
         organizations=_frames(scope, _ORGANIZATIONS),
         memberships=_frames(scope, _MEMBERSHIPS),
+        memberships_complete=complete,
     )
 
 

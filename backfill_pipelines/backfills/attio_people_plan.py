@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from backfill_pipelines.engine.email_address import normalise_email, trimmed
-from backfill_pipelines.engine.plan import Action, plan_frame
+from backfill_pipelines.engine.plan import EXECUTED, Action, plan_frame
 
 TARGET = "people"
 USER_COLUMNS = ("user_id", "rejected", "primary_email", "verified_emails", "first_name", "last_name", "banned")
@@ -33,6 +33,9 @@ SEVERAL_IDS, ALREADY_SET = "several_user_ids", "already_set"
 ELSEWHERE, ON_OTHER = "set_elsewhere", "id_on_other_person"
 COUNTED_SKIPS: frozenset[str | None] = frozenset({NO_EMAIL, BANNED, ALREADY_SET})
 """Skips that need no row: nobody looks for them one by one."""
+
+FREED_FROM = "freed_from"
+"""Under this key `before` names the people who have the user's id and lose it to others by the same plan."""
 
 _ROWS_A_FRAME = 10_000
 _NOBODY = -1
@@ -80,9 +83,11 @@ def _for_one(user_id: str, held: Values, *, elsewhere: bool, overwrite: bool) ->
         return _SEVERAL_IDS  # an attribute that takes several: what was there could not be put back
     if held and held[0] == user_id:
         return _ALREADY_SET
-    if held:
-        return _OVERWRITE if overwrite else _OTHER_ID
-    return _ON_OTHER if elsewhere else _UPDATE
+    if held and not overwrite:
+        return _OTHER_ID
+    if elsewhere:
+        return _ON_OTHER  # overwriting, too, would give two people one id
+    return _OVERWRITE if held else _UPDATE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,13 +122,14 @@ def plan_people(
     for frame in users:
         looked_at.add(frame)
     decisions = looked_at.decide_all(overwrite=overwrite)
+    freed = looked_at.decide_about_freed(decisions) if overwrite else ()
     counts = Counter(decisions)
     silent = frozenset() if list_skips else COUNTED_SKIPS
     return PeoplePlan(
         source=len(decisions),
         decisions=counts,
         skips={str(each.reason): count for each, count in counts.items() if each.reason in silent},
-        frames=_frames(looked_at.rows(decisions, silent=silent)),
+        frames=_frames(looked_at.rows(decisions, freed=freed, silent=silent)),
     )
 
 
@@ -260,7 +266,35 @@ class _Users:
     def decide_all(self, *, overwrite: bool) -> list[Decision]:
         return [self._decide(number, overwrite=overwrite) for number in range(len(self._found.user_ids))]
 
-    def _decide(self, number: int, *, overwrite: bool) -> Decision:
+    def decide_about_freed(self, decisions: list[Decision]) -> Sequence[int]:
+        """Decide again, in place, about users whose id is on people who lose it to others by overwriting.
+
+        Returns them in an order in which each can be written: after those who free their id. Of people who have each
+        other's ids nobody can be the first, so they stay conflicts.
+        """
+        waiting = {
+            self._found.user_ids[number]: number
+            for number, decision in enumerate(decisions)
+            if decision in (_ON_OTHER, _ELSEWHERE)
+        }
+        overwritten = {self._found.matched[number] for number, each in enumerate(decisions) if each is _OVERWRITE}
+        latest, freed = overwritten, list[int]()
+        while latest:
+            ids = {user_id for person in latest for user_id in self._people.user_ids[person]}
+            latest = set()
+            for number in sorted(waiting[user_id] for user_id in ids & waiting.keys()):
+                user_id = self._found.user_ids[number]
+                if not overwritten.issuperset(self._people.with_user_id(user_id)):
+                    continue
+                decisions[number] = self._decide(number, overwrite=True, freed=True)
+                if decisions[number].action in EXECUTED:
+                    freed.append(number)
+                if decisions[number] is _OVERWRITE:
+                    latest.add(self._found.matched[number])
+            overwritten |= latest
+        return freed
+
+    def _decide(self, number: int, *, overwrite: bool, freed: bool = False) -> Decision:
         found, people = self._found, self._people
         if number in found.settled:
             return found.settled[number]
@@ -269,7 +303,7 @@ class _Users:
             user_id,
             [people.user_ids[each] for each in matched],
             shared=any(self._users_of_person[each] > 1 for each in matched),
-            elsewhere=any(each not in matched for each in people.with_user_id(user_id)),
+            elsewhere=not freed and any(each not in matched for each in people.with_user_id(user_id)),
             overwrite=overwrite,
         )
         if decision is _CREATE and self._users_of_address[found.unmatched[number][0]] > 1:
@@ -282,13 +316,24 @@ class _Users:
 
     # --- rows --------------------------------------------------------------------------------------------------------
 
-    def rows(self, decisions: Sequence[Decision], *, silent: frozenset[str | None]) -> Iterator[tuple[Any, ...]]:
-        """Rows of a plan frame, sorted by user id as the users came."""
+    def rows(
+        self, decisions: Sequence[Decision], *, freed: Sequence[int], silent: frozenset[str | None]
+    ) -> Iterator[tuple[Any, ...]]:
+        """Rows of a plan frame, sorted by user id as the users came; those who wait for others last, in their order."""
+        last = frozenset(freed)
         for number, decision in enumerate(decisions):
-            if decision.reason in silent:
-                continue
-            before, after = self._values(number, decision)
-            yield TARGET, self._found.user_ids[number], str(decision.action), decision.reason, before, after
+            if decision.reason not in silent and number not in last:
+                yield self._row(number, decision, *self._values(number, decision))
+        for number in freed:
+            before, after = self._values(number, decisions[number])
+            people = self._people.with_user_id(self._found.user_ids[number])
+            freed_from = sorted(self._people.record_ids[each] for each in people)
+            yield self._row(number, decisions[number], {**(before or {}), FREED_FROM: freed_from}, after)
+
+    def _row(
+        self, number: int, decision: Decision, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
+    ) -> tuple[Any, ...]:
+        return TARGET, self._found.user_ids[number], str(decision.action), decision.reason, before, after
 
     def _values(self, number: int, decision: Decision) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         user_id, matched = self._found.user_ids[number], self._matched(number)
@@ -306,9 +351,11 @@ class _Users:
                 "record_id": record_id,
                 "user_id": user_id,
             }
-        # Whoever looks into it needs the people, by their ids.
-        concerned = dict.fromkeys((*matched, *self._people.with_user_id(user_id)))
-        return ({"record_ids": [self._people.record_ids[each] for each in concerned]} if concerned else None), None
+        # Whoever looks into it needs the people, by their ids; sorted, since Attio may list people in any order.
+        concerned = {*matched, *self._people.with_user_id(user_id)}
+        return (
+            {"record_ids": sorted(self._people.record_ids[each] for each in concerned)} if concerned else None
+        ), None
 
 
 def _frames(rows: Iterator[tuple[Any, ...]]) -> Iterator[pd.DataFrame]:

@@ -31,10 +31,12 @@ from backfill_pipelines.vendors.attio_records import (
     Person,
     UniquenessConflictError,
 )
-from backfill_pipelines.vendors.transport import AmbiguousWriteError, NotFoundError
+from backfill_pipelines.vendors.transport import AmbiguousWriteError, NotFoundError, VendorError
 
 RECORD_GONE = "record_gone"
 """The code of a record that was deleted between plan and load."""
+MERGING = "merge_in_progress"
+"""The code, Attio's own as well, of a record that is being merged with another one: soon it has another id."""
 _WRITES_AT_ONCE = 10
 """Writes of one batch that are under way: with three batches enough for 25 a second at answers of a second, and few
 enough that a key that is refused is not refused a hundred times."""
@@ -89,9 +91,9 @@ class AttioTextTarget:
     """A `RecordTarget` over plan rows whose `before` and `after` name a `record_id` and the attribute by its slug.
 
     `before` holds what the plan saw there, None for nothing; other keys of either are ignored. Outcomes besides
-    `applied`: conflicts `stale`, `record_gone`, the attribute's `taken`, the reason why the record cannot be read;
-    `failed` with the code of Attio's refusal. What every further write would meet as well (a refused key, an outage) is
-    raised, by the first call after the one whose outcomes are known, so that those are journalled.
+    `applied`: conflicts `stale`, `record_gone`, `merge_in_progress`, the attribute's `taken`, the reason why the record
+    cannot be read; `failed` with the code of Attio's refusal. What every further write would meet as well (a refused
+    key, an outage) is raised, by the first call after the one whose outcomes are known, so that those are journalled.
     """
 
     batch_rows = 25
@@ -192,6 +194,8 @@ class AttioTextTarget:
         """What a refusal says about the row. A record that is being merged is no record that is gone."""
         if isinstance(error, UniquenessConflictError):
             return conflict(change, self.attribute.taken)
+        if being_merged(error):
+            return conflict(change, MERGING)
         if isinstance(error, NotFoundError) and error.vendor_code == "not_found":
             return conflict(change, RECORD_GONE)
         return Outcome(seq=change.seq, state=ChangeState.FAILED, error_code=error.code)
@@ -234,10 +238,11 @@ class AttioTextTarget:
             place = (self.attribute.object_slug, record_id, self.attribute.slug)
             try:
                 await (attio.set_text(*place, before[0]) if before else attio.clear_text(*place))
-            except (UniquenessConflictError, NotFoundError):
-                return left_as_it_is(change)
             except DataError as error:
-                return left_as_it_is(change, error.code)
+                if being_merged(error):
+                    return left_as_it_is(change, MERGING)
+                since = isinstance(error, UniquenessConflictError | NotFoundError)
+                return left_as_it_is(change, CHANGED_SINCE if since else error.code)
         return undone(change)
 
     # --- the record and the row --------------------------------------------------------------------------------------
@@ -318,6 +323,11 @@ def record_id_of(change: Change) -> str:
     if not record_id:
         raise ValueError("a plan row names no record")
     return str(record_id)
+
+
+def being_merged(error: Exception) -> bool:
+    """Whether Attio refuses because it is merging the record."""
+    return isinstance(error, VendorError) and error.vendor_code == MERGING
 
 
 def applied(change: Change, record_id: str) -> Outcome:

@@ -140,6 +140,12 @@ def landed_rejects(connection: Connection, partition_key: str, table: Table) -> 
     return {row[0]: row[1] for row in rows}
 
 
+def landed_as_counted(connection: Connection, partition_key: str, stream: str) -> bool:
+    """Whether as many rows of a list are landed as Clerk counted. False, too, while a reading is not at its end."""
+    state = read_cursor(connection, backfill=OWNER, partition_key=partition_key, stream=stream)
+    return state is not None and state["finished_at"] is not None and state["distinct"] == state["expected"]
+
+
 async def _one_lane() -> tuple[Sequence[Position | None], int | None]:
     return [None], None
 
@@ -172,7 +178,8 @@ class _Landing:
                 if self.count is not None and distinct != state["expected"]:
                     # Somebody signed up or left meanwhile, or rows were missed: only Clerk's count now can tell.
                     state["expected"] = max(await self.count(), 0)
-                if distinct >= state["expected"] or not left:
+                # More than a page states as the list's total: rows that were read have gone since.
+                if distinct == state["expected"] or (self.count and distinct > state["expected"]) or not left:
                     break
                 state = await self._begin()
             state |= {"distinct": distinct, "finished_at": datetime.now(UTC).isoformat(), "used_by": []}

@@ -24,7 +24,7 @@ from backfill_pipelines.sandbox.attio_limits import AttioLimits, WorkspaceLimits
 from backfill_pipelines.sandbox.attio_records import AttioWorkspace
 from backfill_pipelines.sandbox.attio_state import AttioState, OpenQuestions, Token, WorkspaceState
 from backfill_pipelines.sandbox.attio_tables import ObjectTable, Record
-from backfill_pipelines.sandbox.attio_values import Json, attribute_row
+from backfill_pipelines.sandbox.attio_values import NANOSECONDS, Json, attribute_row
 from backfill_pipelines.sandbox.exchange import Answer, Handler, RefusalError, VendorRoute, Visit
 from backfill_pipelines.sandbox.faults import Call, Fault, FaultKinds
 
@@ -60,6 +60,10 @@ FAULT_KINDS: FaultKinds = {
     "expired_token": {},
     # The message of a uniqueness_conflict does not name the other record.
     "nameless_conflict": {},
+    # A query does not show records that were made within so many seconds (3,600 unless said).
+    "lagging_query": {"seconds": float},
+    # The record of the path is being merged: 404 to a read and a DELETE, 400 to a change.
+    "merge_in_progress": {},
 }
 
 _Endpoint = Callable[[Visit, WorkspaceState], Answer]
@@ -171,6 +175,8 @@ class AttioSandbox:
                         raise errors.missing_scope(scope)
                 if writes and visit.fault("concurrent_write_conflict") is not None:
                     raise errors.concurrent_write_conflict()
+                if "record_id" in visit.request.path_params and visit.fault("merge_in_progress") is not None:
+                    raise errors.merge_in_progress(status=400 if visit.request.method in ("PATCH", "PUT") else 404)
                 try:
                     return endpoint(visit, self.state.workspaces[token.workspace_key])
                 except RefusalError as refusal:
@@ -278,6 +284,10 @@ class AttioSandbox:
                 if len(self._selections) > REMEMBERED_SELECTIONS:
                     self._selections.popitem(last=False)
             selected = self._selections[key]
+        lagging = visit.fault("lagging_query")
+        if lagging is not None:
+            shown_until = workspace.now() - int(lagging.number("seconds", 3_600) * NANOSECONDS)
+            selected = [each for each in selected if each.created_at <= shown_until]
         page = selected[offset : offset + min(limit, ROWS_A_PAGE)]
         return Answer(200, b'{"data":[' + b",".join(map(table.row_json, page)) + b"]}")
 

@@ -88,6 +88,11 @@ def concurrent_write_conflict() -> RefusalError:
     return refusal(409, "concurrent_write_conflict", "The record was modified by another request. Please try again.")
 
 
+def merge_in_progress(*, status: int) -> RefusalError:
+    """The record is being merged with another one; nothing was executed."""
+    return refusal(status, "merge_in_progress", "The record is being merged. Please try again once that is done.")
+
+
 def rate_limited(resets_at: int) -> Answer:
     """429, until a second since 1970: `Retry-After` is that moment as an HTTP date."""
     body = {

@@ -173,18 +173,34 @@ class Attio:
             COMPANIES, record_ids, by_record_id, read_company, held=lambda each: (each.record_id,)
         )
 
+    async def person(self, record_id: str) -> Person | RejectedRecord | None:
+        """A person by its id, also one that queries do not show yet; None where it is gone."""
+        item = await self._record(PEOPLE, record_id)
+        found = None if item is None else read_person(item)
+        if found is not None and found.record_id != record_id:
+            raise malformed("is not the record that was asked for")
+        return found
+
     async def authorship(self, object_slug: str, record_id: str) -> Authorship | None:
         """Who created a record and wrote its values; None where it was deleted."""
+        item = await self._record(object_slug, record_id)
+        found = None if item is None else read_authorship(item)
+        if found is not None and found.record_id != record_id:
+            raise malformed("is not the record that was asked for")
+        return found
+
+    async def _record(self, object_slug: str, record_id: str) -> Any:
+        """A record's JSON; None where there is no such record."""
         try:
             body = await self._reads.get(_record_path(object_slug, record_id))
         except NotFoundError as error:
             if error.vendor_code != "not_found":  # a record that is being merged, or a wrong base_url
                 raise
             return None
-        found = read_authorship(_data(body))
-        if found.record_id != record_id:
-            raise malformed("is not the record that was asked for")
-        return found
+        item = _data(body)
+        if item is None:
+            raise malformed("holds no record")
+        return item
 
     # --- writing -----------------------------------------------------------------------------------------------------
 

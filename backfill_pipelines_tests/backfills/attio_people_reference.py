@@ -71,8 +71,19 @@ class Expected:
     written: dict[str, str] = field(default_factory=dict)
 
 
-def expected(world: KnownWorld, options: Options) -> Expected:  # noqa: C901 - as many branches as there are rules
-    """The rules, one user after the other."""
+def expected(world: KnownWorld, options: Options) -> Expected:
+    """The rules; again and again, since an id that is overwritten is free for the user whose it is."""
+    overwritten: frozenset[str] = frozenset()
+    while True:
+        found = _expected(world, options, overwritten)
+        done = frozenset(found.written[key] for key, each in found.outcomes.items() if each == ("update", "overwrites"))
+        if done == overwritten:
+            return found
+        overwritten = done
+
+
+def _expected(world: KnownWorld, options: Options, overwritten: frozenset[str]) -> Expected:  # noqa: C901 - by the rules
+    """The rules, one user after the other; the people in `overwritten` lose their ids."""
     found = Expected()
     concerned = {user.id: user for user in world.users if _standing_of(user, options) is None}
     for user in world.users:
@@ -82,7 +93,7 @@ def expected(world: KnownWorld, options: Options) -> Expected:  # noqa: C901 - a
             continue
         matched = _matched(user, world)
         rivals = [other for other in concerned.values() if other.id != user.id]
-        elsewhere = [p for p in world.people if user.id in p.user_ids and p not in matched]
+        elsewhere = [p for p in world.people if user.id in p.user_ids and p not in matched and p.id not in overwritten]
         if len(matched) > 1:
             outcome: tuple[str, str | None] = ("conflict", "ambiguous_person")
         elif matched and any(matched[0] in _matched(rival, world) for rival in rivals):
@@ -91,12 +102,12 @@ def expected(world: KnownWorld, options: Options) -> Expected:  # noqa: C901 - a
             outcome = ("conflict", "several_user_ids")
         elif matched and matched[0].user_ids == (user.id,):
             outcome = ("skip", "already_set")
-        elif matched and matched[0].user_ids:
-            outcome = ("update", "overwrites") if options.overwrite else ("conflict", "other_user_id")
+        elif matched and matched[0].user_ids and not options.overwrite:
+            outcome = ("conflict", "other_user_id")
         elif elsewhere:
             outcome = ("conflict", "id_on_other_person") if matched else ("skip", "set_elsewhere")
         elif matched:
-            outcome = ("update", None)
+            outcome = ("update", "overwrites" if matched[0].user_ids else None)
         else:
             # Nobody is created for two users either.
             same = any(_key(_address(rival)) == _key(_address(user)) for rival in rivals)

@@ -39,6 +39,7 @@ class World:
     organizations: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     memberships: Sequence[tuple[str, str]] = ()
     """User, organization."""
+    memberships_complete: bool = True
 
     def landed(self, *, rows_a_frame: int = 3) -> Landed:
         """The world as the frames that the plan reads."""
@@ -69,6 +70,7 @@ class World:
                 [(org_id, None, user_id) for user_id, org_id in self.memberships],
                 rows_a_frame,
             ),
+            memberships_complete=self.memberships_complete,
         )
 
 
@@ -96,6 +98,10 @@ def _main(world: World, domains: Sequence[str], rules: Rules) -> tuple[str, str 
     own = [each for each in plain if each not in SUFFIXES and each not in FREE]
     if not own:
         return ("free_mail_domain" if set(plain) & set(FREE) else "no_domain"), None
+    return _of_domains(world, own, rules)
+
+
+def _of_domains(world: World, own: Sequence[str], rules: Rules) -> tuple[str, str | None]:
     crew = {person.user_id for person in world.people if _works_at(person, own, rules)}
     if not crew:
         return "no_users", None
@@ -110,6 +116,8 @@ def _main(world: World, domains: Sequence[str], rules: Rules) -> tuple[str, str 
     best.sort(key=lambda org_id: world.organizations[org_id][0], reverse=True)
     if world.organizations[best[0]][0] < rules.min_members:
         return "below_min_members", None
+    if len(best) > 1 and not world.memberships_complete:
+        return "memberships_incomplete", None
     return "update", best[0]
 
 
@@ -167,5 +175,6 @@ WORLDS = st.builds(
     _PEOPLE,
     st.dictionaries(st.sampled_from(_ORG_IDS), st.tuples(st.integers(0, 3), st.integers(1, 2)), min_size=4),
     st.lists(st.tuples(st.sampled_from(_USER_IDS), st.sampled_from(_ORG_IDS)), max_size=16, unique=True),
+    st.booleans(),
 )
 RULES = st.builds(Rules, min_members=st.integers(1, 3), include_banned=st.booleans())

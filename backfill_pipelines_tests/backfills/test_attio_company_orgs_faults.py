@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -14,6 +16,7 @@ from sqlalchemy import Engine
 from backfill_pipelines.engine.ledger import State
 from backfill_pipelines.engine.partition_run import Steps
 from backfill_pipelines.sandbox.attio_records import COMPANIES
+from backfill_pipelines.vendors.clerk import Clerk, Membership, Page
 from backfill_pipelines_tests.backfills.attio_product import (
     DRY_RUN,
     LOAD_ONLY,
@@ -24,12 +27,14 @@ from backfill_pipelines_tests.backfills.attio_product import (
     verified,
 )
 from backfill_pipelines_tests.backfills.company_orgs_rig import (
+    ANY_SIZE,
     ATTIO,
     CLERK,
     COMPANIES_QUERY,
     CompanyProduct,
     serving_companies,
 )
+from backfill_pipelines_tests.backfills.company_orgs_worlds import expected
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +101,54 @@ def test_a_user_that_cannot_be_read_is_rejected_and_the_others_count(product: Co
     run = product.run()
     assert succeeded(run)
     assert (run.counts["reject"], run.details["errors"]) == (1, {"malformed_email_addresses": 1})
+
+
+# --- memberships that are known to be missing ------------------------------------------------------------------------
+
+
+def clerk_counts(monkeypatch: pytest.MonkeyPatch, difference: int) -> None:
+    """Clerk says that there are so many more memberships than it lists."""
+    listed = Clerk.membership_pages
+
+    async def counted(*given: Any, **options: Any) -> AsyncGenerator[Page[Membership], None]:
+        async for page in listed(*given, **options):
+            yield replace(page, total=None if page.total is None else page.total + difference)
+
+    monkeypatch.setattr(Clerk, "membership_pages", counted)
+
+
+@pytest.mark.parametrize("difference", [3, -3])
+def test_a_choice_on_memberships_that_are_not_those_clerk_counts_is_left_to_the_next_run(
+    product: CompanyProduct, monkeypatch: pytest.MonkeyPatch, difference: int
+) -> None:
+    wanted, whole = product.chosen(), product.world()
+    unsettled = {
+        key
+        for key, (reason, _) in expected(replace(whole, memberships_complete=False), ANY_SIZE).items()
+        if reason == "memberships_incomplete"
+    }
+    assert 0 < len(unsettled) < len(wanted)
+    with monkeypatch.context() as patched:
+        clerk_counts(patched, difference)
+        run = product.run()
+    assert succeeded(run)
+    assert product.calls()["/organization_memberships"] == 2, "read once more"
+    assert "count_drift" in run.warnings
+    assert run.details["conflicts"] == {"memberships_incomplete": len(unsettled)}
+    assert sorted(product.patched()) == sorted(set(wanted) - unsettled)
+    assert verified(run)["passed"]
+    assert product.run().counts["applied"] == len(unsettled)
+    assert {key: product.org_ids()[key] for key in wanted} == wanted
+
+
+def test_a_plan_made_of_what_another_process_has_landed_knows_that_memberships_are_missing(
+    product: CompanyProduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        clerk_counts(patched, 3)
+        product.run(steps=Steps(plan=False, load=False))
+    run = product.run(steps=Steps(extract=False, load=False))
+    assert run.reasons["memberships_incomplete"] > 0
 
 
 # --- an extraction that dies -----------------------------------------------------------------------------------------

@@ -209,6 +209,7 @@ def test_rows_that_could_not_be_read_are_rejected_with_their_codes() -> None:
             *landed.memberships,
             *frames(("organization_id", "rejected", "user_id"), [("unreadable 4", "malformed_organization", "")], 1),
         ],
+        memberships_complete=True,
     )
     rows = rows_of(plan_companies(choose(rejected, ANY_SIZE), store_skips=False, shown=20).frames)
     assert [(row["target"], row["record_key"], row["action"], row["reason"]) for row in rows] == [
@@ -224,6 +225,18 @@ def test_where_a_candidates_number_of_members_is_unknown_nothing_is_chosen() -> 
     row = planned(replace(ACME, organizations={"small": (2, 100)}))["acme"]
     assert (row["action"], row["reason"], row["after"]) == ("conflict", "unknown_organization", None)
     assert [each["org_id"] for each in row["before"]["candidates"]] == ["small"]
+
+
+def test_where_memberships_are_missing_nothing_is_chosen_among_several_organizations() -> None:
+    row = planned(replace(ACME, memberships_complete=False))["acme"]
+    assert (row["action"], row["reason"], row["after"]) == ("conflict", "memberships_incomplete", None)
+    assert [each["org_id"] for each in row["before"]["candidates"]] == ["big", "small"]
+
+
+def test_where_memberships_are_missing_a_company_with_one_organization_gets_it() -> None:
+    world = replace(ACME, memberships=[("ada", "small"), ("bob", "small")], memberships_complete=False)
+    row = planned(world)["acme"]
+    assert (row["action"], row["reason"], row["after"]["org_id"]) == ("update", "only_org", "small")
 
 
 # --- against the reference -------------------------------------------------------------------------------------------
@@ -247,6 +260,7 @@ def test_the_plan_does_not_depend_on_the_order_in_which_anything_was_landed(worl
         list(reversed(world.people)),
         dict(reversed(world.organizations.items())),
         list(reversed(world.memberships)),
+        world.memberships_complete,
     )
     assert list(planned(world, rules).values()) == list(planned(reverse, rules).values())
     assert list(planned(world, rules)) == sorted(world.companies)

@@ -87,8 +87,9 @@ def kill_at(product: AttioProduct, trigger: Trigger, *, steps: Steps = RUN, undo
         process.join(LONG_ENOUGH)
         struck.set()
 
-    product.server.after(trigger, kill)
+    # A request of a process that was killed before may still strike: this one has to be there by then.
     process.start()
+    product.server.after(trigger, kill)
     assert struck.wait(LONG_ENOUGH), "it never came to the place where it was to be killed"
     assert process.exitcode == -signal.SIGKILL
 

@@ -23,6 +23,7 @@ from backfill_pipelines_tests.sandbox.attio_rig import (
     create,
     data,
     error,
+    ids,
     query,
     running_attio,
 )
@@ -293,6 +294,32 @@ def test_a_lost_reply_happens_after_the_person_was_made(rig: AttioRig, client: h
     with pytest.raises(httpx.TransportError):
         create(client, email_addresses=["lost@example.test"])
     assert len(rig.state.find("people", "email_addresses", "lost@example.test")) == 1
+
+
+def test_a_lagging_query_does_not_show_who_was_made_a_moment_ago_and_everything_else_does(
+    rig: AttioRig, client: httpx.Client
+) -> None:
+    before = ids(query(client))
+    created = data(
+        client.post("/objects/people/records", json={"data": {"values": {"email_addresses": ["n@new.test"]}}})
+    )
+    record_id = created["id"]["record_id"]
+    rig.server.add_faults([{"kind": "lagging_query", "seconds": 60, "count": 1}])
+    assert sorted(ids(query(client))) == sorted(before)
+    assert data(client.get(f"/objects/people/records/{record_id}"))["id"]["record_id"] == record_id
+    assert record_id in ids(query(client))
+
+
+@pytest.mark.parametrize(("method", "status"), [("GET", 404), ("DELETE", 404), ("PATCH", 400), ("PUT", 400)])
+def test_a_record_that_is_being_merged_is_refused_and_left_as_it_is(
+    rig: AttioRig, client: httpx.Client, method: str, status: int
+) -> None:
+    record_id = ids(query(client))[0]
+    rig.server.add_faults([{"kind": "merge_in_progress", "count": 1}])
+    body = {"data": {"values": {"description": ["x"]}}}
+    path = f"/objects/people/records/{record_id}"
+    assert error(client.request(method, path, json=body)) == (status, "merge_in_progress")
+    assert data(client.get(path))["values"]["description"] == []
 
 
 def test_a_token_can_expire_by_a_fault(rig: AttioRig, client: httpx.Client) -> None:

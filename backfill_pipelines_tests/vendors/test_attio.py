@@ -347,15 +347,24 @@ def test_a_deleted_record_has_no_authorship_and_any_other_404_is_not_taken_for_o
     for behaviour in (refusal(404, "merge_in_progress"), answer(404, b"<html>")):
         for question in (
             lambda attio: attio.authorship(PEOPLE, RECORD_ID),
+            lambda attio: attio.person(RECORD_ID),
             lambda attio: attio.delete(PEOPLE, RECORD_ID),
         ):
             result, _ = scripted(question, behaviour)
             assert isinstance(result, NotFoundError)
 
 
-def test_another_record_than_the_one_asked_for_is_not_used() -> None:
-    result, _ = scripted(lambda attio: attio.authorship(PEOPLE, NOBODY), answer(200, {"data": record({})}))
-    assert code_of(result) == ("malformed_response", ErrorCategory.TRANSIENT)
+def test_a_person_is_read_by_its_id_as_it_is(rig: AttioRig) -> None:
+    person = ask(rig, lambda attio: attio.create_person(**ADA))
+    assert ask(rig, lambda attio: attio.person(person.record_id)) == person
+    assert ask(rig, lambda attio: attio.person(NOBODY)) is None
+
+
+@pytest.mark.parametrize("body", [{"data": record({})}, {}])
+def test_another_record_than_the_one_asked_for_is_not_used(body: Any) -> None:
+    for question in (lambda attio: attio.authorship(PEOPLE, NOBODY), lambda attio: attio.person(NOBODY)):
+        result, _ = scripted(question, answer(200, body))
+        assert code_of(result) == ("malformed_response", ErrorCategory.TRANSIENT)
 
 
 # --- nothing personal in an error ------------------------------------------------------------------------------------
