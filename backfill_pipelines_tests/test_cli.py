@@ -181,6 +181,7 @@ def run(state: State, *, category: ErrorCategory | None = None, **counts: int) -
 
 
 DONE = run(State.SUCCEEDED, create=2, conflict=1)
+UNWRITTEN = run(State.SUCCEEDED, update=3, failed=1)
 EMPTY = run(State.SUCCEEDED, conflict=1, reject=2, skip=9)
 PARKED = run(State.PARKED, category=ErrorCategory.PARKED)
 UNCONFIGURED = run(State.FAILED, category=ErrorCategory.CONFIGURATION)
@@ -200,6 +201,8 @@ OTHERS = [
         ([EMPTY], 0, 0),
         ([EMPTY, DONE], 0, 2),
         ([run(State.SUCCEEDED, update=1)], 0, 2),
+        ([DONE, UNWRITTEN], 1, 1),
+        ([UNWRITTEN, PARKED], 1, 1),
         ([DONE, PARKED], 4, 4),
         ([PARKED], 4, 4),
         ([UNCONFIGURED], 3, 3),
