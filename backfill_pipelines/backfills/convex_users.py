@@ -2,7 +2,8 @@
 
 The story, top to bottom: what it is, what must be true before it starts, how it reads both sides, what it plans, how it
 writes and takes back, how it checks. Does not belong here: Clerk's lists (`clerk_landing.py`), the table's rows
-(`convex_users_source.py`), which field changes (`convex_users_plan.py`), calls (`vendors/convex.py`).
+(`convex_users_source.py`), which field changes (`convex_users_plan.py`) and which goes back (`convex_users_undo.py`),
+calls (`vendors/convex.py`).
 
 It only ever updates: it inserts and deletes no row, and touches no other field.
 """
@@ -36,10 +37,12 @@ from backfill_pipelines.backfills.convex_users_source import (
     note_written,
     pair_frames,
 )
+from backfill_pipelines.backfills.convex_users_undo import Remainder, remainder
 from backfill_pipelines.database import tables
 from backfill_pipelines.engine.backfill import Plan, Reconciliation, RunOptions, Scope
 from backfill_pipelines.engine.journal import (
     CHANGED_SINCE,
+    FORGOTTEN,
     STALE,
     Change,
     ChangeState,
@@ -52,8 +55,8 @@ from backfill_pipelines.engine.partition_run import with_outcomes
 from backfill_pipelines.engine.plan import Action
 from backfill_pipelines.engine.side_by_side import side_by_side
 from backfill_pipelines.vendors import convex
-from backfill_pipelines.vendors.convex import Patch, Row
-from backfill_pipelines.vendors.convex_records import EXACT
+from backfill_pipelines.vendors.convex import Patch, RejectedRow, Row
+from backfill_pipelines.vendors.convex_records import EXACT, NO_CLERK_ID
 
 GONE_FROM_CLERK = "gone_from_clerk"
 _EXAMPLES = 20
@@ -192,7 +195,7 @@ class ConvexTarget:
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
         self._reading = asyncio.Lock()
-        self._standing: Mapping[str, Sequence[Row]] | None = None
+        self._standing: Mapping[str, Sequence[Row | RejectedRow]] | None = None
         with scope.engine.connect() as connection:
             run = tables.run
             planned = select(run.c.planned_counts, run.c.planned_reasons).where(run.c.id == scope.run_id)
@@ -228,39 +231,71 @@ class ConvexTarget:
         return {}
 
     async def undo(self, changes: Sequence[Change], *, dry_run: bool) -> Sequence[Outcome]:
-        """Patch the previous values back where the row still holds ours."""
-        back = [_reverse(_patch(change)) for change in changes]
+        """Patch the previous values back into each field that still holds ours.
+
+        A row of which a field has been changed since keeps that field, stays `applied` with `changed_since`, and may be
+        undone again: the fields that are back are not written then.
+        """
+        kept = [change for change in changes if change.after is not None]
+        back = [_reverse(_patch(change)) for change in kept]
         if dry_run:
-            standing = await self._rows()
-            codes = [None if _holds(standing.get(patch.clerk_id, ()), patch) else CHANGED_SINCE for patch in back]
+            found = [None if each.whole else CHANGED_SINCE for each in await self._remainders(back)]
         else:
-            deployment = await convex_of(self._scope)
-            answers: list[convex.Outcome] = []
-            while len(answers) < len(back):
-                # What fails half-way raises, and the next undo finds the first half `ALREADY` there.
-                answers += await deployment.patch(back[len(answers) :])
-            states = [_OUTCOMES[answer] for answer in answers]
-            codes = [code if state is not ChangeState.CONFLICT else CHANGED_SINCE for state, code in states]
+            found = await self._take_back(back)
+        # Of what retention has blanked nobody knows any more what to take back.
+        codes = {change.seq: FORGOTTEN for change in changes if change.after is None}
+        codes |= {change.seq: code for change, code in zip(kept, found, strict=True) if code is not None}
         return [
-            Outcome(seq=change.seq, state=ChangeState.APPLIED if code else ChangeState.UNDONE, error_code=code)
-            for change, code in zip(changes, codes, strict=True)
+            Outcome(
+                seq=change.seq,
+                state=ChangeState.APPLIED if change.seq in codes else ChangeState.UNDONE,
+                error_code=codes.get(change.seq),
+            )
+            for change in changes
         ]
 
-    async def _rows(self) -> Mapping[str, Sequence[Row]]:
-        """The rows, by Clerk id, of the users that the run has changed: read once, whoever asks.
+    async def _take_back(self, back: Sequence[Patch]) -> list[str | None]:
+        """Write whole changes back, then, of those that somebody has moved, the fields that are still ours; for each
+        the code of what is not back.
 
-        To say what an undo would do takes a reading of the table, since nothing may be written.
+        The table is read for the latter alone: a table of a million takes hundreds of calls, a batch one.
         """
+        answers = await self._patched(back)
+        codes = [_code(answer) for answer in answers]
+        moved = [place for place, answer in enumerate(answers) if answer is convex.Outcome.CONFLICT]
+        left = await self._remainders([back[place] for place in moved])
+        answers_to_parts = iter(await self._patched([each.patch for each in left if each.patch is not None]))
+        for place, each in zip(moved, left, strict=True):
+            code = None if each.patch is None else _code(next(answers_to_parts))
+            codes[place] = code if code is not None or each.whole else CHANGED_SINCE
+        return codes
+
+    async def _patched(self, patches: Sequence[Patch]) -> Sequence[convex.Outcome]:
+        deployment = await convex_of(self._scope)
+        answers: list[convex.Outcome] = []
+        while len(answers) < len(patches):
+            # What fails half-way raises, and the next undo finds the first half `ALREADY` there.
+            answers += await deployment.patch(patches[len(answers) :])
+        return answers
+
+    async def _remainders(self, back: Sequence[Patch]) -> Sequence[Remainder]:
+        """What is left to take back of these changes as the rows are.
+
+        The table is read once, whoever asks, and only the users that the run has changed are kept.
+        """
+        if not back:
+            return []
         async with self._reading:
             if self._standing is None:
                 wanted = await asyncio.to_thread(self._changed_users)
-                found: defaultdict[str, list[Row]] = defaultdict(list)
+                found: defaultdict[str, list[Row | RejectedRow]] = defaultdict(list)
                 async for page in (await convex_of(self._scope)).pages():
-                    for row in page.rows:
-                        if row.clerk_id in wanted:
+                    rows: list[Row | RejectedRow] = [*page.rows, *page.rejected]
+                    for row in rows:
+                        if row.clerk_id is not None and row.clerk_id in wanted:
                             found[row.clerk_id].append(row)
                 self._standing = found
-            return self._standing
+        return [remainder(patch, self._standing.get(patch.clerk_id, ())) for patch in back]
 
     def _changed_users(self) -> set[str]:
         change = tables.change
@@ -295,13 +330,10 @@ def _reverse(patch: Patch) -> Patch:
     return Patch(document_id=patch.document_id, clerk_id=patch.clerk_id, before=patch.after, after=patch.before)
 
 
-def _holds(rows: Sequence[Row], patch: Patch) -> bool:
-    """Whether the user's one row is the patch's, and holds what that expects or what it would write."""
-    if [row.document_id for row in rows] != [patch.document_id]:
-        return False
-    names = {*patch.before, *patch.after}
-    held = {name: value for name, value in rows[0].fields.items() if name in names}
-    return held in (dict(patch.before), dict(patch.after))
+def _code(answer: convex.Outcome) -> str | None:
+    """Why a patch back is not made; None where the row holds what it was to."""
+    state, code = _OUTCOMES[answer]
+    return CHANGED_SINCE if state is ChangeState.CONFLICT else code
 
 
 # --- what a run tells ------------------------------------------------------------------------------------------------
@@ -316,7 +348,7 @@ def _told(scope: Scope, plan: UsersPlan) -> Iterator[pd.DataFrame]:
         problems += int(frame["action"].isin((Action.REJECT, Action.CONFLICT)).sum())
         yield frame
     scope.details |= _result(users=plan.users, written=0, problems=problems, reasons=reasons + plan.skips)
-    scope.details[GONE_FROM_CLERK] = plan.gone_from_clerk
+    scope.details |= {GONE_FROM_CLERK: plan.gone_from_clerk, NO_CLERK_ID: plan.of_nobody}
     if plan.gone_from_clerk:
         scope.warnings.add(GONE_FROM_CLERK)
 

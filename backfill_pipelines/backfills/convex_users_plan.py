@@ -19,6 +19,7 @@ from typing import Any
 import pandas as pd
 
 from backfill_pipelines.engine.plan import Action, plan_frame
+from backfill_pipelines.vendors.convex_records import NO_CLERK_ID
 
 TARGET = "users"
 DOCUMENT = "_id"
@@ -60,6 +61,8 @@ class UsersPlan:
     """Users of Clerk that were looked at."""
     gone_from_clerk: int = 0
     """Rows whose user Clerk does not have; they are never touched."""
+    of_nobody: int = 0
+    """Rows without a Clerk id. Apps keep guests in the same table: no error, nobody's skip, and never touched."""
 
 
 def plan_users(pairs: Iterable[pd.DataFrame], *, clear_nulls: bool, list_skips: bool) -> UsersPlan:
@@ -105,6 +108,8 @@ def _rows(
             for pair in lines:
                 if pair[_ROW_REJECTED] is None:
                     plan.gone_from_clerk += 1
+                elif pair[_ROW_REJECTED] == NO_CLERK_ID:
+                    plan.of_nobody += 1
                 else:
                     yield (TARGET, pair[_DOCUMENT], Action.REJECT, pair[_ROW_REJECTED], None, None)
             continue

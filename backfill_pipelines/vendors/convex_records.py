@@ -22,6 +22,8 @@ FIELDS = (*TEXT_FIELDS, *TIME_FIELDS)
 EXACT = 2**53
 """Up to here every whole number is a float of its own."""
 LONGEST_ID = 255
+NO_CLERK_ID = "no_clerk_id"
+"""The code of a row whose Clerk id is null or absent: nobody's, as of a guest who has not signed up."""
 
 Value = str | int | float | None
 
@@ -46,11 +48,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class RejectedRow:
-    """A row that cannot be used. `id` and `clerk_id` are None where not even they can be read."""
+    """A row that cannot be used. `id` and `clerk_id` are None where not even they can be read.
+
+    `fields` holds those of the eight that are there and can be read, `unreadable` names those that cannot.
+    """
 
     id: str | None
     code: str
     clerk_id: str | None = None
+    fields: Mapping[str, Value] = field(default_factory=dict, repr=False, compare=False)
+    unreadable: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,29 +102,38 @@ class Outcome(StrEnum):
 
 
 class _MalformedError(Exception):
-    """The row's code."""
+    """A field holds what it cannot hold."""
 
 
 def read_row(row: Any) -> Row | RejectedRow:
-    """A row. Codes: `not_an_object`, `malformed_id`, `malformed_clerk_id`, `malformed_FIELD`."""
+    """A row. Codes: `not_an_object`, `malformed_id`, `no_clerk_id`, `malformed_clerk_id`, `malformed_FIELD`."""
     if not isinstance(row, dict):
         return RejectedRow(id=None, code="not_an_object")
     document_id, clerk_id = _id(row.get("id")), _id(row.get("clerkId"))
     if document_id is None:
         return RejectedRow(id=None, code="malformed_id")
     if clerk_id is None:
-        return RejectedRow(id=document_id, code="malformed_clerk_id")
-    fields = row.get("fields")
-    if not isinstance(fields, dict):
-        return RejectedRow(id=document_id, code="malformed_fields", clerk_id=clerk_id)
-    try:
-        return Row(
-            document_id=document_id,
+        return RejectedRow(id=document_id, code=NO_CLERK_ID if row.get("clerkId") is None else "malformed_clerk_id")
+    given = row.get("fields")
+    if not isinstance(given, dict):
+        return RejectedRow(id=document_id, code="malformed_fields", clerk_id=clerk_id, unreadable=frozenset(FIELDS))
+    fields: dict[str, Value] = {}
+    unreadable: list[str] = []
+    for name in FIELDS:
+        if name in given:
+            try:
+                fields[name] = _value(name, given[name])
+            except _MalformedError:
+                unreadable.append(name)
+    if unreadable:
+        return RejectedRow(
+            id=document_id,
+            code=f"malformed_{unreadable[0]}",
             clerk_id=clerk_id,
-            fields={name: _value(name, fields[name]) for name in FIELDS if name in fields},
+            fields=fields,
+            unreadable=frozenset(unreadable),
         )
-    except _MalformedError as malformed:
-        return RejectedRow(id=document_id, code=str(malformed), clerk_id=clerk_id)
+    return Row(document_id=document_id, clerk_id=clerk_id, fields=fields)
 
 
 def _value(name: str, value: Any) -> Value:
@@ -129,7 +145,9 @@ def _value(name: str, value: Any) -> Value:
             return value
     elif isinstance(value, int | float) and not isinstance(value, bool):
         return int(value) if abs(value) <= EXACT and value == int(value) else value
-    raise _MalformedError(f"malformed_{name}")
+    # Convex spells an int64 as the text of its digits, like a text of digits; and the functions could neither write an
+    # int64 nor put one back, so that a field that holds one is left to the app.
+    raise _MalformedError
 
 
 def _id(value: Any) -> str | None:

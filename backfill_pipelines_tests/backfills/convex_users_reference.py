@@ -94,7 +94,8 @@ def expected(world: KnownWorld, *, clear_nulls: bool = False) -> Expected:
             outcomes[user.id] = ("skip", "unchanged") if same else ("update", None)
     ids = {user.id for user in world.users}
     strangers = [row for row in world.rows if row.clerk_id not in ids]
-    outcomes |= {row.id: ("reject", row.rejected) for row in strangers if row.rejected}
+    unusable = [row for row in strangers if row.rejected and row.rejected != "no_clerk_id"]
+    outcomes |= {row.id: ("reject", row.rejected) for row in unusable}
     return Expected(outcomes=outcomes, table=table, gone=sum(row.rejected is None for row in strangers))
 
 

@@ -294,7 +294,7 @@ def test_a_row_with_a_value_of_an_unexpected_type_is_a_counted_reject(product: C
     assert (verified(run)["explained"], verified(run)["passed"]) == (4, True)
 
 
-@pytest.mark.parametrize("clerk_id", [None, 7, "", "user_\n", "u" * 300])
+@pytest.mark.parametrize("clerk_id", [7, "", "user_\n", "u" * 300, {"id": "user_1"}])
 def test_a_row_without_a_usable_clerk_id_is_a_counted_reject(product: ConvexProduct, clerk_id: Any) -> None:
     odd = product.app.insert(clerkId=clerk_id, firstName="Ada")
     row = product.documents()[odd]
@@ -303,6 +303,21 @@ def test_a_row_without_a_usable_clerk_id_is_a_counted_reject(product: ConvexProd
     assert product.outcomes(run.id)[odd] == ("reject", "planned", "malformed_clerk_id")
     assert product.documents()[odd] == row
     assert run.details["gone_from_clerk"] == 5
+
+
+@pytest.mark.parametrize("held", [{}, {"clerkId": None}, {"clerkId": None, "createdAt": "2024-01-08"}])
+def test_a_row_of_nobody_is_no_error(product: ConvexProduct, held: Document) -> None:
+    guests = [product.app.insert(**held, firstName=name) for name in ("Guest", "Another")]
+    rows = product.documents()
+    run = product.run()
+    assert succeeded(run)
+    assert (run.counts["reject"], run.details["errorCount"], run.details["no_clerk_id"]) == (0, 3, 2)
+    assert (run.details["gone_from_clerk"], run.details["totalClerkUsers"]) == (5, 100)
+    assert "no_clerk_id" not in run.reasons, "reasons are those of users"
+    assert sum(run.counts[each] for each in ("create", "update", "skip", "conflict", "reject")) == 100
+    assert not {*guests} & {*product.outcomes(run.id)}
+    assert [product.documents()[each] for each in guests] == [rows[each] for each in guests]
+    assert (product.verify().details["errorCount"], verified(product.verify())["passed"]) == (3, True)
 
 
 def address(key: str, text: str) -> Document:

@@ -188,6 +188,14 @@ def test_rows_whose_user_is_gone_are_counted_and_never_touched() -> None:
     assert (plan.gone_from_clerk, plan.users, plan.skips) == (2, 1, {"not_in_convex": 1})
 
 
+@pytest.mark.parametrize("list_skips", [False, True])
+def test_a_row_of_nobody_is_neither_gone_nor_an_error_nor_a_user_s_skip(list_skips: bool) -> None:
+    rows = [KnownRow(id=name, clerk_id=None, rejected="no_clerk_id") for name in ("one", "two")]
+    plan = planned(KnownWorld(rows=rows), list_skips=list_skips)
+    assert rows_of(plan) == {}
+    assert (plan.of_nobody, plan.gone_from_clerk, plan.users, plan.skips) == (2, 0, 0, {})
+
+
 def test_those_that_are_skipped_are_listed_where_that_is_wanted() -> None:
     world = KnownWorld(
         users=[KnownUser(id="user_a", profile=ADA), KnownUser(id="user_b", profile=ADA)],
@@ -236,13 +244,13 @@ def worlds(draw: st.DrawFn) -> KnownWorld:
     # Fewer Clerk ids than rows, one of them nobody's: duplicates and strangers come up often.
     for number in range(draw(st.integers(0, 7))):
         clerk_id = f"user_{draw(st.integers(0, 6))}"
-        rejected = draw(st.sampled_from([None, None, None, None, "malformed_email"]))
+        rejected = draw(st.sampled_from([None, None, None, None, "malformed_email", "no_clerk_id"]))
         owner = next((user for user in users if user.id == clerk_id), None)
         like_the_user = {
             name: value for name, value in (owner.profile if owner else NOTHING).items() if value is not None
         }
         fields = {} if rejected else {**draw(st.sampled_from([{}, like_the_user])), **draw(HELD)}
-        known = None if rejected and draw(st.booleans()) else clerk_id
+        known = None if rejected == "no_clerk_id" or (rejected and draw(st.booleans())) else clerk_id
         rows.append(KnownRow(id=f"doc_{number}", clerk_id=known, fields=fields, rejected=rejected))
     return KnownWorld(users=users, rows=rows)
 
@@ -273,6 +281,7 @@ def test_any_world_is_planned_as_the_reference_says(world: KnownWorld, clear_nul
     rows = rows_of(listed)
     assert {key: (row["action"], row["reason"]) for key, row in rows.items()} == reference.outcomes
     assert (listed.gone_from_clerk, listed.users) == (reference.gone, len(world.users))
+    assert listed.of_nobody == sum(row.rejected == "no_clerk_id" for row in world.rows)
     after = loaded(world, rows)
     assert {row.id: row.fields for row in after.rows} == reference.table
 

@@ -97,6 +97,140 @@ def test_what_somebody_has_changed_since_stays_and_a_dry_run_says_the_same(produ
     assert {states[ids[each]][1:] for each in ("edited", "gone")} == {("applied", "changed_since")}
 
 
+EIGHT = {
+    "first_name": "Ada",
+    "last_name": "Quill",
+    "username": "ada",
+    "image_url": "https://img.example.com/ada",
+    "last_sign_in_at": 1_704_704_400_000,
+    "last_active_at": 1_704_704_500_000,
+}
+OLD = {
+    "firstName": "Old",
+    "lastName": None,
+    "email": "old@example.com",
+    "username": "old",
+    "imageUrl": "https://img.example.com/old",
+    "lastSignInAt": 1_600_000_000_000,
+    "createdAt": 1_600_000_000_001,
+    "lastActiveAt": 1_600_000_000_002,
+}
+
+
+def test_of_a_row_in_which_somebody_has_changed_one_field_the_others_go_back(product: ConvexProduct) -> None:
+    ids = [product.member(f"{name}@example.com", held=OLD, **{**EIGHT, "username": name}) for name in ("ada", "bo")]
+    before = [product.row(user_id) for user_id in ids]
+    run = product.run()
+    assert all(set(product.row(user_id).items()) & set(OLD.items()) == set() for user_id in ids)
+    for row, edit in zip(before, ({"firstName": "Theirs"}, {"lastActiveAt": 1_704_800_000_000}), strict=True):
+        product.app.change(row["_id"], **edit)
+    dry = product.undo(run, dry_run=True)
+    assert product.row(ids[0])["lastName"] == "Quill", "nothing is written by a dry run"
+    undone = product.undo(run)
+    for each in (dry, undone):
+        assert (each.undone, each.conflict, each.reasons) == (DIFFERENT, 2, {"changed_since": 2})
+    assert [product.row(user_id) for user_id in ids] == [
+        {**before[0], "firstName": "Theirs"},
+        {**before[1], "lastActiveAt": 1_704_800_000_000},
+    ]
+    outcomes = product.outcomes(run.id)
+    assert {outcomes[user_id] for user_id in ids} == {("update", "applied", "changed_since")}
+
+
+def test_to_undo_a_row_again_of_which_a_part_was_undone_writes_nothing_until_the_rest_is_ours(
+    product: ConvexProduct,
+) -> None:
+    ada = product.member("ada@example.com", held=OLD, **EIGHT)
+    before, run = product.row(ada), product.run()
+    product.app.change(before["_id"], firstName="Theirs")
+    product.undo(run)
+    documents, written = product.documents(), product.patched
+    for dry_run in (True, False):
+        again = product.undo(run, dry_run=dry_run)
+        assert (again.undone, again.conflict) == (0, 1)
+    assert (product.documents(), product.patched) == (documents, written)
+    product.app.change(before["_id"], firstName="Ada", lastName="Changed after it was undone")
+    third = product.undo(run)
+    assert (third.undone, third.conflict) == (0, 1)
+    assert product.row(ada) == {**before, "lastName": "Changed after it was undone"}
+    product.app.change(before["_id"], lastName=None)
+    assert (product.undo(run).undone, product.row(ada)) == (1, before)
+
+
+def test_a_row_is_undone_where_somebody_has_put_a_part_of_it_back_already(product: ConvexProduct) -> None:
+    ada = product.member("ada@example.com", held=OLD, **EIGHT)
+    before, run = product.row(ada), product.run()
+    product.app.change(before["_id"], email="old@example.com", lastName=None)
+    for dry_run in (True, False):
+        undone = product.undo(run, dry_run=dry_run)
+        assert (undone.undone, undone.conflict) == (DIFFERENT + 1, 0)
+    assert product.row(ada) == before
+
+
+def test_who_changes_a_row_while_it_is_undone_keeps_it_and_the_next_undo_does_the_rest(product: ConvexProduct) -> None:
+    ada = product.member("ada@example.com", held=OLD, **EIGHT)
+    before, run = product.row(ada), product.run()
+    product.app.change(before["_id"], firstName="Theirs")
+    last = -(-len(product.documents()) // SMALL_PAGE)
+    asked = product.calls()[QUERY]
+    product.after(lambda: product.app.change(before["_id"], email="late@example.com"), path=QUERY, nth=last)
+    undone = product.undo(run)
+    assert product.calls()[QUERY] == asked + last
+    assert (undone.undone, undone.reasons) == (DIFFERENT, {"changed_since": 1})
+    theirs = {"firstName": "Theirs", "email": "late@example.com"}
+    assert {name: product.row(ada)[name] for name in theirs} == theirs
+    assert product.row(ada)["lastName"] == "Quill"
+    assert product.undo(run).conflict == 1
+    assert product.row(ada) == {**before, **theirs}
+
+
+@pytest.mark.parametrize("fault", ["lost_reply", "truncated_json", "write_conflict"])
+def test_a_lost_reply_of_the_part_that_goes_back_leaves_nothing_behind(product: ConvexProduct, fault: str) -> None:
+    ada = product.member("ada@example.com", held=OLD, **EIGHT)
+    before, run = product.row(ada), product.run()
+    product.app.change(before["_id"], firstName="Theirs")
+    for nth in range(1, 14, 2):
+        product.fault(fault, path=MUTATION, nth=nth)
+    undone = product.undo(run)
+    assert (undone.undone, undone.reasons) == (DIFFERENT, {"changed_since": 1})
+    assert product.row(ada) == {**before, "firstName": "Theirs"}
+
+
+def test_a_field_that_holds_what_it_cannot_hold_stays_and_the_others_go_back(product: ConvexProduct) -> None:
+    odd = product.member("ada@example.com", held=OLD, **EIGHT)
+    aside = product.member("bo@example.com", held={"firstName": "Old"}, first_name="Bo")
+    before, also, run = product.row(odd), product.row(aside), product.run()
+    product.app.change(before["_id"], lastSignInAt="yesterday")
+    product.app.change(also["_id"], lastActiveAt=["of no concern here"])
+    for dry_run in (True, False):
+        undone = product.undo(run, dry_run=dry_run)
+        assert (undone.undone, undone.reasons) == (DIFFERENT + 1, {"changed_since": 1})
+    assert product.row(odd) == {**before, "lastSignInAt": "yesterday"}
+    assert product.row(aside) == {**also, "lastActiveAt": ["of no concern here"]}
+
+
+def test_an_undo_reads_no_table_unless_somebody_has_changed_a_row(product: ConvexProduct) -> None:
+    run = product.run()
+    asked = len(product.server.requests)
+    assert product.undo(run).undone == DIFFERENT
+    assert set(product.calls(since=asked)) == {MUTATION}
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_what_retention_has_blanked_is_left_and_said_as_such(product: ConvexProduct, dry_run: bool) -> None:
+    run, loaded = product.run(), product.documents()
+    with product.database.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE backfill.change SET record_key = 'forgotten', before = NULL, after = NULL,"
+            " error_code = 'forgotten' WHERE mod(seq, 2) = 0"
+        )
+    forgotten = product.query("SELECT count(*) AS n FROM backfill.change WHERE state = 'applied' AND after IS NULL")
+    undone = product.undo(run, dry_run=dry_run)
+    assert undone.reasons == {"forgotten": forgotten[0]["n"]}
+    assert undone.undone == DIFFERENT - forgotten[0]["n"]
+    assert (product.documents() == loaded) is dry_run
+
+
 def test_what_the_schema_no_longer_allows_is_said_as_such(product: ConvexProduct) -> None:
     ada = product.member("ada@example.com", held={"firstName": None}, first_name="Ada")
     run = product.run()

@@ -65,6 +65,7 @@ def test_a_dry_run_a_run_and_another_one(installation: Installation, app: Convex
         "errorCount": 3,
         "reasons": {"duplicate_rows": 3, "not_in_convex": 20, "unchanged": 57},
         "gone_from_clerk": 5,
+        "no_clerk_id": 0,
         "clerk_users": USERS,
     }
     assert (run["warnings"], run["verification"]["passed"]) == (["gone_from_clerk"], True)

@@ -70,8 +70,11 @@ def test_null_is_kept_apart_from_absent() -> None:
         ({}, RejectedRow(None, "malformed_id")),
         ({"id": 5, "clerkId": "user_1", "fields": {}}, RejectedRow(None, "malformed_id")),
         ({"id": "", "clerkId": "user_1", "fields": {}}, RejectedRow(None, "malformed_id")),
-        ({"id": "j57abc", "fields": {}}, RejectedRow("j57abc", "malformed_clerk_id")),
-        ({"id": "j57abc", "clerkId": None, "fields": {}}, RejectedRow("j57abc", "malformed_clerk_id")),
+        ({"id": "j57abc", "fields": {}}, RejectedRow("j57abc", "no_clerk_id")),
+        ({"id": "j57abc", "clerkId": None, "fields": {}}, RejectedRow("j57abc", "no_clerk_id")),
+        ({"id": "j57abc", "clerkId": None}, RejectedRow("j57abc", "no_clerk_id")),
+        ({"id": "j57abc", "clerkId": False, "fields": {}}, RejectedRow("j57abc", "malformed_clerk_id")),
+        ({"id": "j57abc", "clerkId": 0, "fields": {}}, RejectedRow("j57abc", "malformed_clerk_id")),
         ({"id": "j57abc", "clerkId": 17.0, "fields": {}}, RejectedRow("j57abc", "malformed_clerk_id")),
         ({"id": "j57abc", "clerkId": "", "fields": {}}, RejectedRow("j57abc", "malformed_clerk_id")),
         ({"id": "j57abc", "clerkId": "user\n1", "fields": {}}, RejectedRow("j57abc", "malformed_clerk_id")),
@@ -90,6 +93,16 @@ def test_a_field_of_another_type_rejects_its_row(name: str) -> None:
         assert read_row(row(**{name: value})) == RejectedRow("j57abc", f"malformed_{name}", "user_1")
 
 
+def test_what_else_a_rejected_row_holds_can_be_read() -> None:
+    found = read_row(row(firstName=7, lastName="Quill", email=None, createdAt="1700000000000"))
+    assert isinstance(found, RejectedRow)
+    assert found.code == "malformed_firstName", "the first of them"
+    assert (found.fields, found.unreadable) == ({"lastName": "Quill", "email": None}, {"firstName", "createdAt"})
+    unheard_of = read_row({"id": "j57abc", "clerkId": "user_1", "fields": ["Quill"]})
+    assert isinstance(unheard_of, RejectedRow)
+    assert (unheard_of.fields, unheard_of.unreadable) == ({}, set(FIELDS))
+
+
 def test_a_text_with_a_nul_rejects_its_row() -> None:
     assert read_row(row(firstName="A\x00da")) == RejectedRow("j57abc", "malformed_firstName", "user_1")
 
@@ -97,7 +110,7 @@ def test_a_text_with_a_nul_rejects_its_row() -> None:
 def test_no_value_shows_in_what_is_printed() -> None:
     found = read_row(row(firstName="canary"))
     patch = Patch(document_id="j57abc", clerk_id="user_1", before={"firstName": "canary"}, after={"email": "canary"})
-    assert "canary" not in f"{found!r} {patch!r} {read_row(row(email=['canary']))!r}"
+    assert "canary" not in f"{found!r} {patch!r} {read_row(row(email=['canary'], lastName='canary'))!r}"
 
 
 def test_the_undo_of_a_patch_is_the_patch_turned_round() -> None:
