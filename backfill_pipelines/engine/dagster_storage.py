@@ -16,9 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from dagster_postgres import DagsterPostgresStorage
+from sqlalchemy.exc import DBAPIError
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random
 
 from backfill_pipelines.database.connection import dagster_database_url
 from backfill_pipelines.database.location import dagster_storage_url, embedded_server
+
+_ALREADY_THERE = ("42710", "42P07", "23505")
+"""SQLSTATE: duplicate_object, duplicate_table, unique_violation."""
+_ATTEMPTS, _PAUSE = 20, wait_random(0.1, 0.4)
 
 
 class EnvironmentStorage(DagsterPostgresStorage):
@@ -38,7 +44,26 @@ class EnvironmentStorage(DagsterPostgresStorage):
         del config_value
         given = os.environ.get("DAGSTER_POSTGRES_URL", "").strip()
         if given:
-            return cls(postgres_url=dagster_database_url(given), inst_data=inst_data)
-        server = embedded_server(os.environ, Path.cwd())
-        atexit.register(server.close)
-        return cls(postgres_url=dagster_storage_url(os.environ, server).get_secret_value(), inst_data=inst_data)
+            url = dagster_database_url(given)
+        else:
+            server = embedded_server(os.environ, Path.cwd())
+            atexit.register(server.close)
+            url = dagster_storage_url(os.environ, server).get_secret_value()
+        for attempt in Retrying(
+            retry=retry_if_exception(is_made_by_another),
+            stop=stop_after_attempt(_ATTEMPTS),
+            wait=_PAUSE,
+            reraise=True,
+        ):
+            with attempt:
+                return cls(postgres_url=url, inst_data=inst_data)
+        raise RuntimeError("unreachable: the last attempt returns or raises")
+
+
+def is_made_by_another(error: BaseException) -> bool:
+    """Whether another process was making Dagster's tables in the same moment.
+
+    Dagster tries again where a table is there meanwhile, but not where the type of its rows is.
+    """
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(original, "pgcode", None) in _ALREADY_THERE

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import dagster as dg
 import pytest
 import yaml
 from dagster_postgres import DagsterPostgresStorage
+from sqlalchemy.exc import ProgrammingError
+from tenacity import wait_none
 
 from backfill_pipelines.command_line.services import PROJECT_FOLDER
 from backfill_pipelines.database.cluster_files import ClusterFiles
@@ -185,3 +188,31 @@ def test_without_the_variable_the_storage_is_a_database_of_the_embedded_server(
     storage().from_config_value(None, {})
     (url,) = opened
     assert url.startswith("postgresql+psycopg2://postgres@/dagster?host=")
+
+
+@pytest.mark.parametrize(
+    ("pgcode", "tries"),
+    [("42710", 3), ("42P07", 3), ("23505", 3), ("42501", 1)],
+    ids=["type", "table", "row", "rights"],
+)
+def test_two_processes_may_make_dagsters_tables_in_the_same_moment(
+    monkeypatch: pytest.MonkeyPatch, pgcode: str, tries: int
+) -> None:
+    tried: list[str] = []
+
+    class Refusal(Exception):
+        pass
+
+    Refusal.pgcode = pgcode  # type: ignore[attr-defined]
+
+    def make(_: object, *, postgres_url: str, inst_data: object) -> None:
+        tried.append(postgres_url)
+        if len(tried) < 3:
+            raise ProgrammingError("CREATE TABLE", {}, Refusal())
+
+    monkeypatch.setattr(DagsterPostgresStorage, "__init__", make)
+    monkeypatch.setattr(dagster_storage, "_PAUSE", wait_none())
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", "postgresql://dagster@localhost/dagster")
+    with nullcontext() if tries == 3 else pytest.raises(ProgrammingError):
+        dagster_storage.EnvironmentStorage.from_config_value(None, {})
+    assert len(tried) == tries
