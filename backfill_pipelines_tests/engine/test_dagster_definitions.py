@@ -200,15 +200,15 @@ def test_two_processes_may_make_dagsters_tables_in_the_same_moment(
 ) -> None:
     tried: list[str] = []
 
-    class Refusal(Exception):
+    class RefusalError(Exception):
         pass
 
-    Refusal.pgcode = pgcode  # type: ignore[attr-defined]
+    RefusalError.pgcode = pgcode  # type: ignore[attr-defined]
 
     def make(_: object, *, postgres_url: str, inst_data: object) -> None:
         tried.append(postgres_url)
         if len(tried) < 3:
-            raise ProgrammingError("CREATE TABLE", {}, Refusal())
+            raise ProgrammingError("CREATE TABLE", {}, RefusalError())
 
     monkeypatch.setattr(DagsterPostgresStorage, "__init__", make)
     monkeypatch.setattr(dagster_storage, "_PAUSE", wait_none())
