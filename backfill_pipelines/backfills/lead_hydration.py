@@ -215,7 +215,8 @@ class LeadHydration:
             newest = newest_load(connection, backfill=self.name, partition_key=scope.partition_key)
             differing = [] if newest is None else differing_leads(connection, lead, newest)
             mode = connection.scalar(select(run.c.mode).where(run.c.id == scope.run_id))
-            written = {} if newest is None else written_fields(connection, newest)
+            told = scope.run_id if mode == Mode.LOAD else newest
+            written = {} if told is None else written_fields(connection, told)
         plan, _ = _plan(scope, lead)
         fillable = [key for frame in plan.frames() for key in _updates(frame)]
         missing = [key for key in fillable if left.get(key) is None]

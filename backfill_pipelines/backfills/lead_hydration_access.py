@@ -128,7 +128,8 @@ async def location_of(scope: Scope, *, per_location_rps: float | None) -> AsyncI
             clock=clock,
             base_url=scope.registry.vendor_base_url("gohighlevel", client) or BASE_URL,
         )
-        yield Access(location=location, requests=requests, held=held, per_second=requests_per_second(per_location_rps))
+        per_second = requests_per_second(per_location_rps, reserve=reserve)
+        yield Access(location=location, requests=requests, held=held, per_second=per_second)
 
 
 def used_today(scope: Scope, location_id: str) -> dict[str, int]:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
+from backfill_pipelines.backfills.lead_hydration_access import location_of
+from backfill_pipelines.engine.backfill import Scope
 from backfill_pipelines.engine.ledger import State
 from backfill_pipelines.sandbox.gohighlevel_limits import GoHighLevelLimits
+from backfill_pipelines.vendors.gohighlevel_limits import requests_per_second
 from backfill_pipelines_tests.backfills.hydration_rig import (
     ACME,
+    BACKFILL,
     RUN,
     SEARCH,
     SHOW,
@@ -256,3 +261,16 @@ def test_every_reading_leaves_rows_of_its_own_alone(serve: Serve) -> None:
         assert succeeded(product.run())
         product.edit_lead("l000", phone=None)
         assert sweeps_of(list(product.landed().values())) == {sweep}
+
+
+def test_what_is_left_is_estimated_at_the_rate_that_the_reserve_leaves(serve: Serve) -> None:
+    product = serve(location(known=people(1)))
+    product.configure(reserve=0.5)
+
+    async def per_second(scope: Scope) -> float:
+        async with location_of(scope, per_location_rps=None) as access:
+            return access.per_second
+
+    with product.runtime() as runtime:
+        scope = runtime.scope(BACKFILL, ACME, options=BACKFILL.options_model(), run_id=uuid4())
+        assert runtime.run(per_second(scope)) == requests_per_second(reserve=0.5)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from backfill_pipelines.errors import ConfigurationError, ParkedError
 from backfill_pipelines.sandbox.gohighlevel_limits import GoHighLevelLimits, LocationLimits
 from backfill_pipelines.vendors.gohighlevel import GoHighLevel, GoHighLevelQuotas, quotas
+from backfill_pipelines.vendors.gohighlevel_limits import requests_per_second
 from backfill_pipelines.vendors.quota_store import InMemoryQuotaStore
 from backfill_pipelines.vendors.rate_limit_headers import rate_limits
 from backfill_pipelines_tests.sandbox.gohighlevel_rig import LOCATION, location, running_gohighlevel
@@ -201,3 +202,12 @@ def test_both_budgets_are_the_locations_and_shared() -> None:
         ("gohighlevel", LOCATION, "daily", True),
     ]
     assert [(each.row.permits, each.row.window_seconds) for each in budgets] == [(100, 10.0), (200_000, 86_400.0)]
+
+
+@pytest.mark.parametrize(
+    ("rps", "reserve", "most"), [(None, 0.1, 9.0), (None, 0.5, 5.0), (3.0, 0.1, 3.0), (50.0, 0.1, 9.0), (8.0, 0.5, 5.0)]
+)
+def test_a_location_takes_what_the_reserve_leaves_and_no_more_than_the_user_says(
+    rps: float | None, reserve: float, most: float
+) -> None:
+    assert requests_per_second(rps, reserve=reserve) == pytest.approx(most)
